@@ -1,0 +1,226 @@
+"""Typed settings: every field with its unit and default; an unknown key is an error.
+
+A preset is a YAML file in `presets/` that overrides defaults; `--set section.key=value` overrides the preset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vqseg.errors import ConfigError
+
+__all__ = ["Active", "Config", "Data", "Loss", "Model", "Perturbation", "Train", "Views", "load_config", "option_names"]
+
+
+class Section(BaseModel):
+    """A group of settings that cannot change after it was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """What the images are and how they reach the network."""
+
+    labels: dict[str, int] = Field({}, description="name of a structure -> its value; 1..L without gaps")
+    spatial_dims: Literal[2, 3] = Field(3, description="2: slice by slice; 3: volumes")
+    spacing: Literal["median", "native"] | tuple[float, float, float] = Field(
+        "median", description="working voxel size in mm on the R, A, S axes; an entry of 0 keeps the image's own"
+    )
+    slice_axis: int | None = Field(None, ge=0, le=2, description="2D only: axis of the slices; none: the coarsest one")
+    window: tuple[float, float] | None = Field(
+        None, description="intensities mapped to -1..1 (CT, in HU); none: clip at percentiles 0.5 and 99.5, z-score"
+    )
+    patch_size: tuple[int, ...] | None = Field(None, description="voxels per axis; none: the median image, bounded")
+    patch_voxels: int = Field(160_000, ge=512, description="bound on the voxels of a patch that is chosen from the data")
+    validation_fraction: float = Field(0.2, ge=0, lt=1, description="share of labelled patients locked for validation")
+    patient_pattern: str = Field(
+        "", description="regular expression whose first match in an image's id is its patient; empty: built-in rule"
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_without_gaps(cls, labels: dict[str, int]) -> dict[str, int]:
+        if sorted(labels.values()) != list(range(1, len(labels) + 1)):
+            raise ValueError(f"label values must be 1..{len(labels)} without gaps, got {sorted(labels.values())}")
+        if "background" in labels:
+            raise ValueError("background is always 0 and is not listed")
+        return dict(sorted(labels.items(), key=lambda item: item[1]))
+
+    @model_validator(mode="after")
+    def _patch_fits_dimension(self) -> Data:
+        if self.patch_size is not None and len(self.patch_size) != self.spatial_dims:
+            raise ValueError(f"patch_size needs {self.spatial_dims} numbers, got {len(self.patch_size)}")
+        return self
+
+
+class Model(Section):
+    """The network. Level 0 has the image's resolution, each further level half of the one before."""
+
+    channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="feature channels of each level")
+    first_quantized_level: int = Field(
+        1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders at all"
+    )
+    codebook_size: int = Field(1024, ge=2, le=65536, description="number of codes K")
+    code_dim: int = Field(16, ge=1, description="dimension D of a code")
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Model:
+        if self.first_quantized_level >= len(self.channels):
+            raise ValueError(f"first_quantized_level must be below {len(self.channels)}, the number of levels")
+        return self
+
+
+class Perturbation(Section):
+    """QPM, the quantised perturbation of codebook indices."""
+
+    rate: float = Field(0.7, ge=0, le=1, description="probability eps that a code is replaced")
+    replacement_codes: float = Field(
+        16.0, ge=1, description="effective number (perplexity) of codes that replace one code; at most K - 1"
+    )
+
+
+class Loss(Section):
+    """Weights of the terms; the first three names are those of the paper."""
+
+    segmentation: Literal["dice_ce", "ce"] = Field("dice_ce", description="Dice + cross-entropy, or cross-entropy")
+    reconstruction: float = Field(1.0, ge=0, description="weight of the L1 image reconstruction")
+    unlabelled: float = Field(1.0, ge=0, description="lambda_u: weight of the unlabelled terms")
+    codebook: float = Field(1.0, ge=0, description="weight of the codebook loss")
+    commitment: float = Field(0.25, ge=0, description="weight of the commitment loss within the codebook loss")
+    confidence: float = Field(0.95, ge=0, lt=1, description="teacher's confidence below which a voxel is not learnt")
+
+
+class Views(Section):
+    """Random changes of the training patches."""
+
+    rotation: float = Field(15.0, ge=0, le=180, description="largest rotation about each axis, degrees")
+    scale: float = Field(0.2, ge=0, description="largest relative change of size")
+    shift: float = Field(0.05, ge=0, description="largest shift, share of the patch")
+    flip_axes: tuple[int, ...] = Field((), description="patch axes on which the anatomy may be mirrored")
+    elastic: float = Field(1.5, ge=0, description="standard deviation of the elastic deformation, mm")
+    intensity_share: float = Field(0.5, ge=0, le=1, description="probability of each change of intensity")
+    contrast: float = Field(0.5, ge=0, description="largest relative change of contrast")
+    brightness: float = Field(0.5, ge=0, description="largest change of brightness, standard deviations")
+    gamma: float = Field(0.5, ge=0, description="largest relative change of the gamma exponent")
+    noise: float = Field(0.2, ge=0, description="largest standard deviation of added noise")
+    blur: float = Field(0.7, ge=0, description="largest blur beyond 0.3, voxels")
+    cutmix: float = Field(0.5, ge=0, le=1, description="probability of CutMix in the strong view")
+
+
+class Train(Section):
+    """Length, batches and optimiser."""
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    labelled_batch: int = Field(2, ge=1, description="labelled patches a step")
+    unlabelled_batch: int = Field(2, ge=1, description="unlabelled patches a step, each in one weak and one strong view")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(50, ge=0, description="steps of linear learning-rate warm-up")
+    rampup_steps: int = Field(200, ge=0, description="steps over which the unlabelled terms reach their weight")
+    poly_power: float = Field(0.9, ge=0, description="exponent of the polynomial learning-rate decay")
+    teacher_decay: float = Field(0.996, ge=0, lt=1, description="upper bound of the EMA decay")
+    clip_gradient: float = Field(5.0, gt=0, description="largest gradient norm")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, lt=2**31, description="the one seed from which every draw follows")
+    mixed_precision: bool | None = Field(None, description="bfloat16 autocast; none: where the processor has it")
+
+
+class Active(Section):
+    """Choice of the study to label next."""
+
+    strategy: str = Field("codebook_entropy", description="strategy that also answers to MONAI Label's `random`")
+    tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
+    reserve_minutes: float = Field(30.0, ge=0, description="minutes in which a study handed out is offered to nobody else")
+
+
+class Config(Section):
+    """All settings of a training; kept in the manifest of the model it makes."""
+
+    data: Data = Data()
+    model: Model = Model()
+    perturbation: Perturbation = Perturbation()
+    loss: Loss = Loss()
+    views: Views = Views()
+    train: Train = Train()
+    active: Active = Active()
+
+
+def option_names() -> list[str]:
+    """Every settable key, as `section.key`."""
+    return [
+        f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)
+    ]
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package."""
+    return sorted(entry.name[:-5] for entry in _presets() if entry.name.endswith(".yaml"))
+
+
+def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a preset name or a YAML file, then apply `section.key` overrides (strings are parsed as YAML).
+
+    Raises `ConfigError` with the key and the reason.
+    """
+    settings = _read(source) if source is not None else {}
+    for key, value in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        if key not in option_names():
+            raise ConfigError(f"unknown option {key!r}; known options: {', '.join(option_names())}")
+        settings.setdefault(section, {})[name] = _parse(key, value)
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_problems(error))) from None
+
+
+def _fields(annotation: Any) -> list[str]:
+    return list(annotation.model_fields)
+
+
+def _presets() -> Iterator[Any]:
+    return resources.files("vqseg").joinpath("presets").iterdir()
+
+
+def _read(source: str | Path) -> dict[str, dict[str, Any]]:
+    preset = resources.files("vqseg").joinpath("presets", f"{source}.yaml")
+    try:
+        if str(source) in preset_names():
+            text = preset.read_text(encoding="utf-8")
+        else:
+            text = Path(source).read_text(encoding="utf-8")
+        settings = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{source}: neither a preset ({', '.join(preset_names())}) nor a settings file that can be read"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(settings, dict) or not all(isinstance(section, dict) for section in settings.values()):
+        raise ConfigError(f"{source}: expected sections ({', '.join(Config.model_fields)}) with keys and values")
+    return settings
+
+
+def _parse(key: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}={value}: the value cannot be read (it is parsed as YAML)") from None
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown option {key!r}; known options: {', '.join(option_names())}"
+        else:
+            yield f"{key}: {problem['msg']} (got {problem.get('input')!r})"
