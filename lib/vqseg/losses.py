@@ -1,0 +1,46 @@
+"""The terms of the loss, as pure functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["codebook_loss", "reconstruction_loss", "segmentation_loss"]
+
+_SMOOTH = 1e-5
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, kind: str = "dice_ce") -> Tensor:
+    """Cross-entropy, with `kind` "dice_ce" plus soft Dice over the foreground classes of the batch.
+
+    `logits` (B, L + 1, *spatial), `target` int64 (B, *spatial), `valid` bool (B, *spatial): voxels that count.
+    """
+    logits = logits.float()
+    weight = torch.ones_like(target, dtype=logits.dtype) if valid is None else valid.to(logits.dtype)
+    voxelwise = functional.cross_entropy(logits, target, reduction="none")
+    cross_entropy = (voxelwise * weight).sum() / weight.sum().clamp(min=1)
+    if kind == "ce":
+        return cross_entropy
+    return cross_entropy + _soft_dice_loss(logits.softmax(1), target, weight)
+
+
+def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Mean absolute error."""
+    return (reconstruction.float() - image).abs().mean()
+
+
+def codebook_loss(tokens: Tensor, codes: Tensor, *, commitment: float) -> Tensor:
+    """|sg[z] - q|^2 + commitment |z - sg[q]|^2 as means (van den Oord et al., arXiv 1711.00937, eq. 3)."""
+    return functional.mse_loss(codes, tokens.detach()) + commitment * functional.mse_loss(tokens, codes.detach())
+
+
+def _soft_dice_loss(probability: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """1 - soft Dice (Milletari et al., arXiv 1606.04797), over the batch, mean of the foreground classes."""
+    classes = probability.shape[1]
+    truth = functional.one_hot(target, classes).movedim(-1, 1).to(probability.dtype) * weight[:, None]
+    probability = probability * weight[:, None]
+    over = [0, *range(2, probability.ndim)]
+    overlap = (probability * truth).sum(over)
+    size = probability.sum(over) + truth.sum(over)
+    return 1 - ((2 * overlap + _SMOOTH) / (size + _SMOOTH))[1:].mean()
