@@ -27,17 +27,19 @@ class Section(BaseModel):
 class Data(Section):
     """What the images are and how they reach the network."""
 
-    labels: dict[str, int] = Field({}, description="name of a structure -> its value; 1..L without gaps")
+    labels: dict[str, int] = Field({}, description="name of a structure -> its value, 1..L")
     spatial_dims: Literal[2, 3] = Field(3, description="2: slice by slice; 3: volumes")
     spacing: Literal["median", "native"] | tuple[float, float, float] = Field(
         "median", description="working voxel size in mm on the R, A, S axes; an entry of 0 keeps the image's own"
     )
-    slice_axis: int | None = Field(None, ge=0, le=2, description="2D only: axis of the slices; none: the coarsest one")
+    slice_axis: int | None = Field(None, ge=0, le=2, description="2D only: axis of slices; none: the coarsest one")
     window: tuple[float, float] | None = Field(
         None, description="intensities mapped to -1..1 (CT, in HU); none: clip at percentiles 0.5 and 99.5, z-score"
     )
     patch_size: tuple[int, ...] | None = Field(None, description="voxels per axis; none: the median image, bounded")
-    patch_voxels: int = Field(160_000, ge=512, description="bound on the voxels of a patch that is chosen from the data")
+    patch_voxels: int = Field(
+        160_000, ge=512, description="bound on the voxels of a patch that is chosen from the data"
+    )
     validation_fraction: float = Field(0.2, ge=0, lt=1, description="share of labelled patients locked for validation")
     patient_pattern: str = Field(
         "", description="regular expression whose first match in an image's id is its patient; empty: built-in rule"
@@ -93,7 +95,7 @@ class Loss(Section):
     unlabelled: float = Field(1.0, ge=0, description="lambda_u: weight of the unlabelled terms")
     codebook: float = Field(1.0, ge=0, description="weight of the codebook loss")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment loss within the codebook loss")
-    confidence: float = Field(0.95, ge=0, lt=1, description="teacher's confidence below which a voxel is not learnt")
+    confidence: float = Field(0.95, ge=0, lt=1, description="confidence of the teacher below which a voxel is skipped")
 
 
 class Views(Section):
@@ -118,13 +120,16 @@ class Train(Section):
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     labelled_batch: int = Field(2, ge=1, description="labelled patches a step")
-    unlabelled_batch: int = Field(2, ge=1, description="unlabelled patches a step, each in one weak and one strong view")
+    unlabelled_batch: int = Field(
+        2, ge=1, description="unlabelled patches a step, each in one weak and one strong view"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(50, ge=0, description="steps of linear learning-rate warm-up")
-    rampup_steps: int = Field(200, ge=0, description="steps over which the unlabelled terms reach their weight")
+    unlabelled_from: int = Field(200, ge=0, description="steps on labelled patches alone, until the teacher can teach")
+    rampup_steps: int = Field(200, ge=1, description="further steps in which the unlabelled terms gain weight")
     poly_power: float = Field(0.9, ge=0, description="exponent of the polynomial learning-rate decay")
-    teacher_decay: float = Field(0.996, ge=0, lt=1, description="upper bound of the EMA decay")
+    teacher_decay: float = Field(0.99, ge=0, lt=1, description="upper bound of the EMA decay")
     clip_gradient: float = Field(5.0, gt=0, description="largest gradient norm")
     validate_every: int = Field(100, ge=1, description="steps between validations")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
@@ -137,7 +142,7 @@ class Active(Section):
 
     strategy: str = Field("codebook_entropy", description="strategy that also answers to MONAI Label's `random`")
     tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
-    reserve_minutes: float = Field(30.0, ge=0, description="minutes in which a study handed out is offered to nobody else")
+    reserve_minutes: float = Field(30.0, ge=0, description="minutes for which a study is offered to one client alone")
 
 
 class Config(Section):
@@ -154,9 +159,7 @@ class Config(Section):
 
 def option_names() -> list[str]:
     """Every settable key, as `section.key`."""
-    return [
-        f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)
-    ]
+    return [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
 
 
 def preset_names() -> list[str]:
@@ -186,11 +189,11 @@ def _fields(annotation: Any) -> list[str]:
 
 
 def _presets() -> Iterator[Any]:
-    return resources.files("vqseg").joinpath("presets").iterdir()
+    return (resources.files("vqseg") / "presets").iterdir()
 
 
 def _read(source: str | Path) -> dict[str, dict[str, Any]]:
-    preset = resources.files("vqseg").joinpath("presets", f"{source}.yaml")
+    preset = resources.files("vqseg") / "presets" / f"{source}.yaml"
     try:
         if str(source) in preset_names():
             text = preset.read_text(encoding="utf-8")

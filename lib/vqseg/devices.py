@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise ConfigError(f"device {name!r} cannot be used here; try `auto` or `cpu` (`vqseg doctor` lists them)") from None
+        raise ConfigError(f"device {name!r} cannot be used here; try auto or cpu (`vqseg doctor` lists all)") from None
     return device
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["new_folder", "new_file", "read_json", "sha256", "write_json"]
+__all__ = ["new_file", "new_folder", "read_json", "remove_leftovers", "sha256", "write_json"]
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ class PatchDataset(Dataset):
         if not self.labelled:
             start = draw_start(image.shape, self.size, generator)
             return Batch(self._tensor(crop(image, start, self.size)).float()[None], None)
-        assert study.label is not None and study.foreground is not None
+        assert study.label is not None
+        assert study.foreground is not None
         foreground = np.load(study.foreground, allow_pickle=False)
         start = draw_start(image.shape, self.size, generator, foreground)
         mask = np.load(study.label, mmap_mode="r", allow_pickle=False)
@@ -110,7 +111,7 @@ def patch_loader(
 def draw_start(
     shape: Sequence[int], size: Sequence[int], generator: np.random.Generator, foreground: NDArray | None = None
 ) -> NDArray[np.int64]:
-    """Start of a patch: anywhere inside the volume, or around a foreground voxel; centred where the volume is smaller."""
+    """Start of a patch: anywhere inside, or around a foreground voxel; centred where the volume is smaller."""
     room = np.array(shape) - np.array(size)
     start = generator.integers(0, np.maximum(room, 0) + 1)
     around_foreground = generator.random() < _FOREGROUND_SHARE
@@ -121,7 +122,9 @@ def draw_start(
     return np.where(room < 0, room // 2, start)
 
 
-def crop(array: NDArray, start: Sequence[int], size: Sequence[int], fill: float | None = None) -> NDArray:
+def crop(
+    array: NDArray, start: Sequence[int] | NDArray[np.int64], size: Sequence[int], fill: float | None = None
+) -> NDArray:
     """Patch of `size` that begins at `start`; outside the array it holds `fill`, by default the patch's minimum."""
     begin = np.maximum(start, 0)
     end = np.minimum(np.array(start) + size, array.shape)

@@ -36,7 +36,7 @@ def plan(config: Config, grids: Sequence[Grid]) -> Config:
     if patch_size is None:
         factor = np.divide(spacings, spacing, out=np.ones_like(spacings), where=spacing > 0)
         shape = np.median([grid.canonical_shape for grid in grids] * factor, axis=0)
-        if data.spatial_dims == 2:
+        if slice_axis is not None:
             shape = np.delete(shape, slice_axis)
         patch_size = _bounded_patch(shape, data.patch_voxels, 2 ** (len(config.model.channels) - 1))
     planned = data.model_copy(

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -97,7 +98,7 @@ def read_grid(path: Path) -> Grid:
     if not is_nifti(path):
         return read_image(path).grid
     with _readable(path, ImageError):
-        return _nifti_grid(path, nib.load(path), ImageError)
+        return _nifti_grid(path, _open(path), ImageError)
 
 
 def read_image(path: Path) -> Volume:
@@ -110,7 +111,7 @@ def read_image(path: Path) -> Volume:
         raise ImageError(path, "there is no such file")
     with _readable(path, ImageError):
         if is_nifti(path):
-            image = nib.load(path)
+            image = _open(path)
             grid = _nifti_grid(path, image, ImageError)
             array = np.asarray(image.dataobj).reshape(grid.shape)
         else:
@@ -134,7 +135,7 @@ def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.u
     if not is_nifti(path):
         raise LabelError(path, "a label must be a NIfTI file (.nii or .nii.gz)")
     with _readable(path, LabelError):
-        image = nib.load(path)
+        image = _open(path)
         own = _nifti_grid(path, image, LabelError)
         if own.shape != grid.shape:
             raise LabelError(path, f"its shape {own.shape} is not that of the image, {grid.shape}")
@@ -154,7 +155,7 @@ def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.u
 def largest_value(path: Path) -> int:
     """The largest value in a NIfTI mask. Raises `LabelError`."""
     with _readable(path, LabelError):
-        return int(np.asarray(nib.load(path).dataobj).max())
+        return int(np.asarray(_open(path).dataobj).max())
 
 
 def write_mask(mask: NDArray[np.uint8], grid: Grid, path: Path) -> None:
@@ -179,7 +180,13 @@ def _read_dicom(path: Path) -> tuple[NDArray, Grid]:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    return array, Grid(array.shape, _LPS_TO_RAS @ affine)
+    x, y, z = array.shape
+    return array, Grid((x, y, z), _LPS_TO_RAS @ affine)
+
+
+def _open(path: Path) -> nib.Nifti1Image:
+    """Header of a NIfTI-1 or NIfTI-2 file; the voxels are read when they are asked for."""
+    return cast(nib.Nifti1Image, nib.load(path))
 
 
 def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> Grid:
@@ -217,6 +224,15 @@ def _readable(path: Path, error: type[ImageError]) -> Iterator[None]:
         raise
     except MemoryError:
         raise error(path, "it is too large for the memory of this machine") from None
-    except (OSError, EOFError, ValueError, TypeError, RuntimeError, zlib.error, ImageFileError, HeaderDataError) as cause:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as cause:
         words = str(cause).strip().splitlines()
         raise error(path, f"it cannot be read ({words[-1] if words else type(cause).__name__})") from None

@@ -12,7 +12,16 @@ from vqseg.data.reading import is_nifti, largest_value
 from vqseg.errors import ConfigError, DataError
 from vqseg.files import read_json
 
-__all__ = ["SplitFile", "Study", "find_studies", "label_names", "patient_of", "read_split", "study_id", "without_labels"]
+__all__ = [
+    "SplitFile",
+    "Study",
+    "find_studies",
+    "label_names",
+    "patient_of",
+    "read_split",
+    "study_id",
+    "without_labels",
+]
 
 _CHANNEL_SUFFIX = re.compile(r"_0000$")
 _TIME_POINT_SUFFIX = re.compile(r"_(?:[A-Za-z]+|ses-\w+)$")
@@ -76,7 +85,7 @@ def patient_of(study: str, pattern: str = "") -> str:
             match = re.search(pattern, study)
         except re.error as error:
             raise ConfigError(f"data.patient_pattern={pattern!r} is no regular expression: {error}") from None
-        return match.group(match.lastindex and 1 or 0) if match else study
+        return match.group((match.lastindex and 1) or 0) if match else study
     if subject := re.match(r"sub-[A-Za-z0-9]+", study):
         return subject.group()
     patient = _CHANNEL_SUFFIX.sub("", study)

@@ -33,7 +33,7 @@ class ConvDecoder(nn.Module):
         self.head = conv(channels[0], outputs, 1)
 
     def forward(self, quantized: Sequence[Tensor]) -> Tensor:
-        """Result (B, outputs, *spatial) from the maps (B, D, *spatial / 2^level) of the quantised levels, finest first."""
+        """Result (B, outputs, *spatial) from the maps (B, D, *spatial / 2^level), finest first."""
         remaining = list(quantized)
         features = self.bottom(remaining.pop())
         for upsample, merge in zip(self.upsample, self.merge, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, dims: int, channels: Sequence[int]) -> None:
         super().__init__()
         levels = [nn.Sequential(conv_block(dims, 1, channels[0]), conv_block(dims, channels[0], channels[0]))]
-        for inputs, outputs in zip(channels, channels[1:]):  # noqa: B905 - the pairs of neighbours
+        for inputs, outputs in itertools.pairwise(channels):
             levels.append(
                 nn.Sequential(conv_block(dims, inputs, outputs, stride=2), conv_block(dims, outputs, outputs))
             )

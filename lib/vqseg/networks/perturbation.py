@@ -2,7 +2,8 @@
 
 VQ-Seg (arXiv 2601.10124), section on QPM: the code i of every token is resampled independently from
 
-    pi(i | i) = 1 - eps,    pi(j | i) = eps exp(-d(c_i, c_j)) / Z_i  for j != i,    Z_i = sum_{k != i} exp(-d(c_i, c_k)).
+    pi(i | i) = 1 - eps,    pi(j | i) = eps exp(-d(c_i, c_j)) / Z_i  for j != i,
+    Z_i = sum_{k != i} exp(-d(c_i, c_k)).
 
 With the squared distance at a fixed scale this kernel is uniform while codes are small and picks the single nearest
 code once they have grown. Here d = |c_i - c_j|^2 / temperature, and the temperature is fitted so that the effective
@@ -92,7 +93,7 @@ def effective_codes(codebook: Tensor, temperature: float) -> float:
 def fit_temperature(codebook: Tensor, replacement_codes: float) -> float:
     """Temperature at which `effective_codes` is `replacement_codes`, by bisection; infinite for K - 1 codes or more.
 
-    The fit is homogeneous: rescaling the codebook by s multiplies the temperature by s^2 and leaves the kernel as it is.
+    Rescaling the codebook by s multiplies the temperature by s^2 and leaves the kernel as it is.
     """
     if replacement_codes >= len(codebook) - 1:
         return math.inf
@@ -122,9 +123,7 @@ def _uniform(count: int, generator: torch.Generator, device: torch.device) -> Te
     return torch.rand(count, generator=generator, dtype=torch.float64).to(device)
 
 
-def _propose(
-    codes: Tensor, codebook: Tensor, temperature: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _propose(codes: Tensor, codebook: Tensor, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One uniform proposal j != i for each of `codes` and whether it is accepted."""
     proposed = torch.randint(len(codebook) - 1, codes.shape, generator=generator).to(codes.device)
     proposed += proposed >= codes
@@ -160,5 +159,7 @@ def _inverse_transform(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor
     block = torch.searchsorted(block_cdf, target, right=True).clamp_(max=blocks - 1)
     before = block_cdf.gather(1, (block - 1).clamp(min=0)) * (block > 0)
     column_cdf = padded[rows, block.squeeze(1)].double().cumsum(1)
-    within = torch.searchsorted(column_cdf, torch.minimum(target - before, column_cdf[:, -1:] * (1 - 1e-12)), right=True)
+    within = torch.searchsorted(
+        column_cdf, torch.minimum(target - before, column_cdf[:, -1:] * (1 - 1e-12)), right=True
+    )
     return (block * _BLOCK + within).squeeze(1).clamp_(max=columns - 1)

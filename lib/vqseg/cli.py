@@ -1,0 +1,243 @@
+"""The command line `vqseg`. Exit codes: 0 done, 1 failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from vqseg.errors import ConfigError, DataError, VQSegError
+
+__all__ = ["main"]
+
+_FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+_NEW_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+_MODEL = click.option("--model", required=True, type=_FOLDER, help="a run, a store or one version of a model")
+
+
+class _Commands(click.Group):
+    """Says what a user can mend without a stack trace, with the exit code that fits."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
+        except VQSegError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=None, version=__import__("vqseg").__version__)
+def main() -> None:
+    """VQ-Seg: segmentation from few labelled and many unlabelled studies."""
+
+
+@main.command()
+@click.option("--images", required=True, type=_FOLDER, help="images: NIfTI files or folders with a DICOM series")
+@click.option("--labels", required=True, type=_FOLDER, help="masks with the names of their images; some may be missing")
+@click.option("--out", required=True, type=_NEW_FOLDER, help="the run's folder")
+@click.option("--split", type=_FILE, help="split file: labels, train, val and labelled subsets")
+@click.option("--labelled", help="subset of the split whose masks are used; without it all of `train`")
+@click.option("--config", "source", help="preset or settings file")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting, for example train.seed=1"
+)
+@click.option("--method", default="vqseg", show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="short for --set train.steps=N")
+@click.option("--seed", type=click.IntRange(min=0), help="short for --set train.seed=N")
+@click.option("--resume", is_flag=True, help="continue the unfinished training in --out")
+@_DEVICE
+def train(
+    images: Path,
+    labels: Path,
+    out: Path,
+    split: Path | None,
+    labelled: str | None,
+    source: str | None,
+    overrides: tuple[str, ...],
+    method: str,
+    steps: int | None,
+    seed: int | None,
+    resume: bool,
+    device: str,
+) -> None:
+    """Train a model on labelled and unlabelled images."""
+    from vqseg.config import load_config
+    from vqseg.data.studies import find_studies, label_names, read_split, without_labels
+    from vqseg.training.run import train as run_training
+
+    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
+    if steps is not None:
+        settings["train.steps"] = steps
+    if seed is not None:
+        settings["train.seed"] = seed
+    if labelled and not split:
+        raise click.UsageError("--labelled names a subset of a split file; give it with --split")
+    studies, validation = find_studies(images, labels), None
+    if split:
+        parts = read_split(split)
+        settings.setdefault("data.labels", parts.labels)
+        training = parts.members("train", studies)
+        with_masks = {study.id for study in (parts.members(labelled, studies) if labelled else training)}
+        validation = parts.members("val", studies)
+        studies = [s if s.id in with_masks else without_labels([s])[0] for s in training]
+        _need_labels(
+            [study for study in [*studies, *validation] if study.id in with_masks or study in validation], labels
+        )
+    config = load_config(source, settings)
+    if not config.data.labels:
+        config = load_config(source, settings | {"data.labels": label_names(images, studies)})
+    with _progress(config.train.steps) as report:
+        result = run_training(
+            studies,
+            out,
+            config,
+            method=method,
+            device=device,
+            resume=resume,
+            validation=validation,
+            on_progress=report,
+        )
+    for entry in result.left_out:
+        click.echo(f"left out: {entry['reason']}", err=True)
+    live = result.live.name if result.live else "none"
+    click.echo(f"{result.steps} steps; best validation Dice {result.best:.4f}; live version {live} in {out / 'models'}")
+
+
+@main.command()
+@_MODEL
+@click.option("--images", required=True, type=_FOLDER)
+@click.option("--out", required=True, type=_NEW_FOLDER, help="folder for one mask per image")
+@_DEVICE
+def predict(model: Path, images: Path, out: Path, device: str) -> None:
+    """Segment every image of a folder; each mask lies on its image's own grid."""
+    from vqseg.data.reading import read_image, write_mask
+    from vqseg.data.studies import find_studies
+    from vqseg.evaluation import PREDICTIONS_FILE
+    from vqseg.files import write_json
+    from vqseg.inference.predictor import Predictor
+
+    predictor = Predictor.load(model, device)
+    failed = []
+    studies = find_studies(images)
+    for study in _bar(studies, "predict"):
+        try:
+            volume = read_image(study.image)
+            write_mask(predictor.predict(volume).mask, volume.grid, out / f"{study.id}.nii.gz")
+        except VQSegError as error:
+            failed.append(str(error))
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(
+        out / PREDICTIONS_FILE,
+        {
+            "labels": predictor.labels,
+            "version": predictor.version,
+            "masks": len(studies) - len(failed),
+            "failed": failed,
+        },
+    )
+    if failed:
+        raise DataError("\n".join([f"{len(failed)} of {len(studies)} images could not be segmented:", *failed]))
+    click.echo(f"{len(studies)} masks in {out}")
+
+
+@main.command()
+@click.option("--predictions", required=True, type=_FOLDER)
+@click.option("--labels", required=True, type=_FOLDER, help="reference masks with the names of the predictions")
+@click.option("--out", required=True, type=_FILE, help="JSON file for the scores")
+def evaluate(predictions: Path, labels: Path, out: Path) -> None:
+    """Score predicted masks: Dice, HD95 and ASSD in millimetres, per volume and class."""
+    from vqseg.evaluation import evaluate as score
+    from vqseg.files import write_json
+
+    scores = score(predictions, labels)
+    write_json(out, scores)
+    mean = scores["mean"]
+    click.echo(f"{len(scores['per_case'])} cases: " + ", ".join(f"{name} {_number(mean[name])}" for name in mean))
+
+
+@main.command()
+@click.option("--store", required=True, type=_FOLDER, help="a store or a run")
+@click.argument("action", type=click.Choice(["list", "show", "rollback"]))
+@click.argument("version", required=False)
+def models(store: Path, action: str, version: str | None) -> None:
+    """List a model's versions, show the manifest of one (by default the live one), or go back to an earlier one."""
+    from vqseg.store import ModelStore, find_version
+
+    versions = ModelStore(store / "models" if (store / "models").is_dir() else store)
+    if action == "rollback":
+        live = versions.make_live(version) if version else versions.rollback()
+        click.echo(f"version {live.name} is live")
+    elif action == "show":
+        click.echo(json.dumps(find_version(versions.folder / version if version else store).manifest, indent=1))
+    else:
+        current = versions.live()
+        for one in versions.versions():
+            mark = "live" if current and one.name == current.name else ""
+            click.echo(f"{one.name}  {one.manifest.get('created', '')}  Dice {_number(one.score)}  {mark}".rstrip())
+        if current is None:
+            click.echo(f"{store}: holds no trained model yet")
+
+
+@main.command()
+def doctor() -> None:
+    """Say in words what is installed, which devices there are and what is missing."""
+    from vqseg.doctor import report
+
+    findings = report()
+    for finding in findings:
+        click.echo(f"{'ok     ' if finding.fine else 'MISSING'}  {finding.words}")
+    if not all(finding.fine for finding in findings):
+        raise DataError("something is missing; see above")
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise click.UsageError(f"--set {text}: expected KEY=VALUE, for example train.seed=1")
+    return key, value
+
+
+def _need_labels(studies: Iterable, labels: Path) -> None:
+    missing = [study.id for study in studies if study.label is None]
+    if missing:
+        raise DataError(
+            f"{labels}: holds no mask for {missing[0]}, which the split needs ({len(missing)} missing in all)"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _bar(items: list, name: str) -> Iterable:
+    return tqdm(items, desc=name, unit="image", disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar on a terminal, JSON lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda status: click.echo(json.dumps(status), err=True)
+        return
+    with tqdm(total=steps, desc="train", unit="step") as bar:
+
+        def report(status: dict[str, Any]) -> None:
+            bar.n = status["step"]
+            best = status.get("best_metric")
+            bar.set_postfix_str(status["message"] if best is None else f"best Dice {best:.4f}")
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a published model and an image to a mask on the image's own grid."""

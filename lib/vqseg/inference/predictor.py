@@ -1,0 +1,118 @@
+"""From a volume to a mask on the grid of its file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqseg.config import Config
+from vqseg.data.preparation import prepare_volume, resize_classes
+from vqseg.data.reading import Volume
+from vqseg.devices import choose_device
+from vqseg.networks.vqseg import VQSeg
+from vqseg.store import find_version, load_weights
+
+__all__ = ["Prediction", "Predictor"]
+
+# A volume of up to this many patches goes through the network in one piece: no seams, and no voxel computed twice.
+_PATCHES_IN_ONE_PIECE = 4
+_SLICES_AT_A_TIME = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes; `seconds` by part."""
+
+    mask: NDArray[np.uint8]
+    usage: NDArray[np.int64]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    logits: Tensor
+    usage: NDArray[np.int64]
+
+
+class Predictor:
+    """A network ready to segment. It never changes the network, so threads may share it; they take turns."""
+
+    def __init__(self, network: VQSeg, config: Config, device: torch.device, version: str = "") -> None:
+        self.network = network.to(device).eval()
+        self.config, self.device, self.version = config, device, version
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> Predictor:
+        """Load the live model of a run or a store, or one version. Raises `ModelError`."""
+        version = find_version(folder)
+        network = VQSeg(version.config)
+        load_weights(network, version)
+        return cls(network, version.config, choose_device(device), version.name)
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Values of the structures by name."""
+        return self.config.data.labels
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Segment a volume; the mask has exactly the volume's own voxels."""
+        begin = time.perf_counter()
+        image = prepare_volume(volume, self.config.data)
+        prepared = time.perf_counter()
+        scores = self._scores(image)
+        inferred = time.perf_counter()
+        mask = resize_classes(scores.logits, volume.array.shape)
+        seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
+        return Prediction(mask, scores.usage, seconds)
+
+    def usage(self, volume: Volume) -> NDArray[np.int64]:
+        """How often each code (K,) is chosen for the volume."""
+        return self._scores(prepare_volume(volume, self.config.data)).usage
+
+    @torch.inference_mode()
+    def _scores(self, image: NDArray[np.float32]) -> _Scores:
+        """Logits (L + 1, X, Y, Z) on the working grid, on the CPU, and the code usage."""
+        data = self.config.data
+        assert data.patch_size is not None
+        usage = torch.zeros(self.config.model.codebook_size, dtype=torch.int64, device=self.device)
+
+        def segment(window: Tensor) -> Tensor:
+            output = self.network(window)
+            usage.add_(torch.bincount(output.indices.flatten(), minlength=len(usage)))
+            return output.logits.float()
+
+        tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
+        batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
+        window = self._window(batch.shape[2:], data.patch_size)
+        with self._turn:
+            parts = [
+                sliding_window_inference(
+                    part,
+                    window,
+                    sw_batch_size=_SLICES_AT_A_TIME if data.spatial_dims == 2 else 1,
+                    predictor=segment,
+                    overlap=0.5,
+                    mode="gaussian",
+                    cval=float(image.min()),
+                    sw_device=self.device,
+                    device=torch.device("cpu"),
+                )
+                for part in batch.split(_SLICES_AT_A_TIME)
+            ]
+        logits = torch.cat(parts)
+        logits = logits[0] if data.slice_axis is None else logits.movedim(0, data.slice_axis + 1)
+        return _Scores(logits, usage.cpu().numpy())
+
+    def _window(self, shape: torch.Size, patch: tuple[int, ...]) -> tuple[int, ...]:
+        stride = self.network.stride
+        whole = tuple(-(-size // stride) * stride for size in shape)
+        return whole if np.prod(whole) <= _PATCHES_IN_ONE_PIECE * np.prod(patch) else tuple(patch)

@@ -1,0 +1,1 @@
+"""The algorithm (`step.py`), the loop (`trainer.py`) and what they need."""

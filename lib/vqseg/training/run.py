@@ -1,0 +1,349 @@
+"""A training from studies to a published model, in one folder:
+
+<run>/status.json  events.jsonl  split.json  checkpoints/  models/ (a `ModelStore`)  cache/  lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import monai
+import torch
+
+import vqseg
+from vqseg.config import Config
+from vqseg.data.plan import plan
+from vqseg.data.preparation import PreparedStudy, prepare_study
+from vqseg.data.reading import read_grid
+from vqseg.data.split import LockedSplit, lock_split
+from vqseg.data.studies import Study
+from vqseg.devices import choose_device
+from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError, VQSegError
+from vqseg.files import remove_leftovers, sha256
+from vqseg.inference.predictor import Predictor
+from vqseg.store import ModelStore, ModelVersion
+from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vqseg.training.status import StatusFile, read_status
+from vqseg.training.step import METHODS
+from vqseg.training.trainer import TrainedStep, Trainer
+from vqseg.training.validation import ValidationScore, validate
+
+__all__ = ["TrainingResult", "train"]
+
+# Without locked studies this many of the training studies show that the model has learnt anything at all.
+_SHOWN_TRAINING_STUDIES = 3
+_STATUS_SECONDS = 1.0
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """`live` is the version that is live afterwards; `best` the best validation Dice of this training."""
+
+    live: ModelVersion | None
+    best: float | None
+    steps: int
+    left_out: list[dict[str, str]]
+
+
+def train(
+    studies: Sequence[Study],
+    run: Path,
+    config: Config,
+    *,
+    method: str = "vqseg",
+    device: str = "auto",
+    resume: bool = False,
+    validation: Sequence[Study] | None = None,
+    cache: Path | None = None,
+    on_progress: Progress | None = None,
+) -> TrainingResult:
+    """Train on labelled and unlabelled `studies` and publish what is at least as good as the live model.
+
+    With `resume`, an unfinished training in `run` with the same settings is continued; studies that got a label since
+    then are used with it. `validation` are locked studies given by the caller; without them a share of the labelled
+    patients is locked once and for all in `<run>/split.json`. A study that cannot be used is left out and named in the
+    status. Raises `TrainingError`, `DataError` or `ConfigError`.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
+    if not config.data.labels:
+        raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
+    run.mkdir(parents=True, exist_ok=True)
+    with _locked(run):
+        remove_leftovers(run)
+        status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
+        try:
+            result = _Run(run, config, method, device, cache or run / "cache", status, on_progress).go(
+                list(studies), validation, resume
+            )
+        except VQSegError as error:
+            status.write(state="failed", message=str(error))
+            raise
+        except KeyboardInterrupt:
+            status.write(state="stopped", message="stopped; the training can be resumed")
+            raise
+        except Exception as error:
+            status.write(state="failed", message=f"{type(error).__name__}: {error}")
+            raise
+        status.write(state="done", remaining_seconds=0, message="done")
+        return result
+
+
+class _Run:
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        method: str,
+        device: str,
+        cache: Path,
+        status: StatusFile,
+        on_progress: Progress | None,
+    ) -> None:
+        self.run, self.requested, self.method, self.cache = run, config, method, cache
+        self.device = choose_device(device)
+        self.status, self.on_progress = status, on_progress
+        self.checkpoints, self.store = run / "checkpoints", ModelStore(run / "models")
+        self.left_out: list[dict[str, str]] = []
+        self.best: float | None = None
+        self.champion: float | None = None
+        self.seconds_before = 0.0
+        self.reported = 0.0
+
+    def go(self, studies: list[Study], validation: Sequence[Study] | None, resume: bool) -> TrainingResult:
+        checkpoint = self._unfinished() if resume else None
+        self.status.write(step=checkpoint.step if checkpoint else 0)
+        studies = self._readable(studies)
+        self.config = Config.model_validate(checkpoint.state["config"]) if checkpoint else self._plan(studies)
+        labelled, unlabelled = self._prepare(studies)
+        self._split(labelled, validation)
+        training = [p for p in labelled if p.study in self.split.training]
+        if not training:
+            raise TrainingError("no labelled study can be trained on; label at least one study first")
+        images = unlabelled or [replace(p, label=None, foreground=None) for p in training]
+        self.trainer = Trainer(self.config, self.method, training, images, self.device)
+        self.manifest = self._manifest(training, images)
+        self._start(checkpoint)
+        self.begin = time.monotonic()
+        self.trainer.run(self._after_step)
+        return TrainingResult(self.store.live(), self.best, self.trainer.step, self.left_out)
+
+    def _unfinished(self) -> Checkpoint | None:
+        checkpoint = load_checkpoint(self.checkpoints)
+        if checkpoint is None or checkpoint.state["finished"]:
+            return None
+        if checkpoint.state["requested"] != self._request():
+            self.status.event("anew", reason="the settings differ from those of the unfinished training")
+            return None
+        return checkpoint
+
+    def _request(self) -> dict[str, Any]:
+        return {"method": self.method, **self.requested.model_dump(mode="json")}
+
+    def _plan(self, studies: Sequence[Study]) -> Config:
+        if not studies:
+            raise DataError("no study has an image that can be read; see left_out in the status")
+        return plan(self.requested, [read_grid(study.image) for study in studies])
+
+    def _readable(self, studies: list[Study]) -> list[Study]:
+        readable = []
+        for study in studies:
+            try:
+                read_grid(study.image)
+                readable.append(study)
+            except ImageError as error:
+                self._leave_out(study, error)
+        return readable
+
+    def _prepare(self, studies: list[Study]) -> tuple[list[PreparedStudy], list[PreparedStudy]]:
+        """Prepared studies with and without a label; a study whose label cannot be used is used without it."""
+        labelled: list[PreparedStudy] = []
+        unlabelled: list[PreparedStudy] = []
+        for number, study in enumerate(studies, 1):
+            self._report(message=f"reading study {number} of {len(studies)}")
+            try:
+                try:
+                    prepared = prepare_study(study, self.config.data, self.cache)
+                except LabelError as error:
+                    self._leave_out(study, error)
+                    prepared = prepare_study(replace(study, label=None), self.config.data, self.cache)
+            except ImageError as error:
+                self._leave_out(study, error)
+                continue
+            (labelled if prepared.label else unlabelled).append(prepared)
+        return labelled, unlabelled
+
+    def _leave_out(self, study: Study, error: ImageError) -> None:
+        self.left_out.append({"id": study.id, "reason": str(error)})
+        self.status.event("left_out", id=study.id, reason=str(error))
+
+    def _split(self, labelled: list[PreparedStudy], validation: Sequence[Study] | None) -> None:
+        studies = [prepared.study for prepared in labelled]
+        if validation is not None:
+            note = f"{len(validation)} studies of the split file"
+            kept = {study.id for study in validation}
+            self.split = LockedSplit([s for s in studies if s.id not in kept], list(validation), note)
+        else:
+            data = self.config.data
+            self.split = lock_split(studies, data.validation_fraction, data.patient_pattern, self.run / "split.json")
+        self.validated_on = self.split.validation or self.split.training[:_SHOWN_TRAINING_STUDIES]
+
+    def _start(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint:
+            self.trainer.restore(checkpoint)
+            self.best = checkpoint.state["best"]
+            self.seconds_before = checkpoint.state["seconds"]
+        else:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.champion = self._champion_score()
+        per_epoch = self.trainer.steps_per_epoch
+        self.status.write(
+            step=self.trainer.step,
+            epoch=self.trainer.step // per_epoch,
+            total_epochs=-(-self.config.train.steps // per_epoch),
+            best_metric=self.best,
+            validated_on=self.split.note,
+            left_out=self.left_out,
+            labelled=len(self.trainer.labelled),
+            unlabelled=len(self.trainer.unlabelled) if self.trainer.method.uses_unlabelled else 0,
+            message="training",
+        )
+        self.status.event("resume" if checkpoint else "start", step=self.trainer.step, validated_on=self.split.note)
+
+    def _champion_score(self) -> float | None:
+        """The live model's score on the studies of this training, or none when there is nothing to compare with."""
+        live = self.store.live()
+        if live is None:
+            return None
+        try:
+            champion = Predictor.load(live.folder, str(self.device))
+        except ModelError as error:
+            self.status.event("champion_unusable", reason=str(error))
+            return None
+        if champion.labels != self.config.data.labels:
+            return None
+        return validate(champion, self.validated_on).dice
+
+    def _after_step(self, done: TrainedStep) -> None:
+        train = self.config.train
+        last = done.step == train.steps
+        if last or done.step % train.validate_every == 0:
+            self._validate(done)
+        if last or done.step % train.checkpoint_every == 0:
+            save_checkpoint(self.checkpoints, self._checkpoint(finished=last))
+        seconds = self.seconds_before + time.monotonic() - self.begin
+        self._report(
+            force=last,
+            step=done.step,
+            epoch=done.step // self.trainer.steps_per_epoch,
+            losses=done.losses,
+            best_metric=self.best,
+            training_seconds=round(seconds, 1),
+            remaining_seconds=round(seconds / done.step * (train.steps - done.step), 1),
+        )
+
+    def _checkpoint(self, *, finished: bool) -> Checkpoint:
+        return self.trainer.checkpoint(
+            config=self.config.model_dump(mode="json"),
+            requested=self._request(),
+            best=self.best,
+            seconds=self.seconds_before + time.monotonic() - self.begin,
+            finished=finished,
+        )
+
+    def _validate(self, done: TrainedStep) -> None:
+        """Score the teacher; publish it when it is this training's best and at least as good as the live model was."""
+        teacher = Predictor(self.trainer.teacher, self.config, self.device)
+        score = validate(teacher, self.validated_on)
+        published = None
+        # Studies that were trained on cannot tell which of two steps is better, so there the later step wins.
+        improved = not self.split.validation or self.best is None or score.dice > self.best
+        if improved and score.dice >= (self.champion or 0):
+            published = self.store.publish(self.trainer.teacher, self._manifest_of(score, done.step))
+        self.best = max(score.dice, self.best or 0)
+        self.status.event(
+            "validation",
+            step=done.step,
+            losses=done.losses,
+            published=published and published.name,
+            codes_in_use=int((self.trainer.student.quantizer.usage > 0).sum()),
+            **score.as_dict(),
+        )
+        self.status.write(validation=score.as_dict(), **({"live": published.name} if published else {}))
+
+    def _manifest(self, labelled: list[PreparedStudy], unlabelled: list[PreparedStudy]) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for prepared in [*labelled, *unlabelled]:
+            digest.update(f"{prepared.study.id} {prepared.study.image.stat().st_size}".encode())
+            if prepared.study.label and prepared.label:
+                digest.update(sha256(prepared.study.label).encode())
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "method": self.method,
+            "data": {
+                "labelled": [prepared.study.id for prepared in labelled],
+                "unlabelled": len(unlabelled) if METHODS[self.method].uses_unlabelled else 0,
+                "sha256": digest.hexdigest(),
+            },
+            "software": {
+                "vqseg": vqseg.__version__,
+                "torch": torch.__version__,
+                "monai": monai.__version__,
+                "python": platform.python_version(),
+                "commit": _commit(),
+            },
+        }
+
+    def _manifest_of(self, score: ValidationScore, step: int) -> dict[str, Any]:
+        return self.manifest | {
+            "step": step,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "validation": {"validated_on": self.split.note, **score.as_dict()},
+        }
+
+    def _report(self, *, force: bool = False, **fields: Any) -> None:
+        """Write the status and call back, at most once in `_STATUS_SECONDS`."""
+        now = time.monotonic()
+        if force or now - self.reported >= _STATUS_SECONDS:
+            self.reported = now
+            self.status.write(**fields)
+            if self.on_progress:
+                self.on_progress(self.status.fields)
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Hold the run's lock, which the system releases when the process ends, however it ends."""
+    lock = filelock.FileLock(run / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        pid = (read_status(run) or {}).get("pid", "unknown")
+        raise TrainingError(
+            f"{run}: another training is running there (process {pid}); wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _commit() -> str | None:
+    """The git commit of this source tree, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,64 @@
+"""What a training is doing, in a file that other processes read: `<run>/status.json`, and `<run>/events.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vqseg.files import read_json, write_json
+
+__all__ = ["StatusFile", "read_status"]
+
+_NAME = "status.json"
+
+
+class StatusFile:
+    """The status of the training that runs in this process."""
+
+    def __init__(self, run: Path, **fields: Any) -> None:
+        self.run = run
+        now = time.time()
+        process = psutil.Process()
+        self.fields: dict[str, Any] = {
+            "state": "running",
+            "pid": process.pid,
+            "process_started": process.create_time(),
+            "started": now,
+            "message": "",
+            **fields,
+        }
+        self.write()
+
+    def write(self, **fields: Any) -> None:
+        """Change some fields and write the file."""
+        self.fields.update(fields)
+        now = time.time()
+        self.fields.update(updated=now, elapsed_seconds=round(now - self.fields["started"], 1))
+        write_json(self.run / _NAME, self.fields)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to the run's events."""
+        line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields})
+        with (self.run / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_status(run: Path) -> dict[str, Any] | None:
+    """The status of the training in `run`, or none; "running" becomes "interrupted" when its process is gone."""
+    status = read_json(run / _NAME)
+    if isinstance(status, dict) and status.get("state") == "running" and not _alive(status):
+        status = {**status, "state": "interrupted"}
+    return status if isinstance(status, dict) else None
+
+
+def _alive(status: dict[str, Any]) -> bool:
+    """Whether the very process that wrote the status runs: its id may be another's by now, or a zombie's."""
+    try:
+        process = psutil.Process(int(status["pid"]))
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() == status["process_started"]
+    except (psutil.Error, KeyError, ValueError):
+        return False

@@ -1,0 +1,168 @@
+"""THE LOOP: `Trainer.run` fits one screen; what a step learns stands in `step.py`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqseg.config import Config
+from vqseg.data.patches import Batch, patch_loader
+from vqseg.data.preparation import PreparedStudy
+from vqseg.devices import has_fast_bfloat16
+from vqseg.errors import TrainingError
+from vqseg.networks.vqseg import VQSeg
+from vqseg.randomness import seed_for, torch_generator
+from vqseg.training.checkpoint import Checkpoint
+from vqseg.training.step import METHODS, StepInputs
+from vqseg.training.teacher import make_teacher, teacher_decay, update_teacher
+from vqseg.training.views import apply_geometry, apply_intensity, draw_geometry, draw_intensity
+
+__all__ = ["TrainedStep", "Trainer"]
+
+
+@dataclass(frozen=True)
+class TrainedStep:
+    """`step` steps are done; weighted `losses` by name of the last one; its `seconds`."""
+
+    step: int
+    losses: dict[str, float]
+    seconds: float
+
+
+class Trainer:
+    """Student, teacher, optimiser and batches of one training.
+
+    Args: `config` planned; `labelled` and `unlabelled` prepared studies; `method` a name of `METHODS`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        method: str,
+        labelled: list[PreparedStudy],
+        unlabelled: list[PreparedStudy],
+        device: torch.device,
+    ) -> None:
+        self.config, self.device, self.step = config, device, 0
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.method = METHODS[method](config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(config.train.seed, "weights"))
+            self.student = VQSeg(config).to(device)
+        self.teacher = make_teacher(self.student)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+        )
+        wanted = config.train.mixed_precision
+        self.autocast = has_fast_bfloat16(device) if wanted is None else wanted
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every unlabelled study (or, with none, every labelled one) is drawn once."""
+        if self._unlabelled_in_use:
+            return math.ceil(len(self.unlabelled) / self.config.train.unlabelled_batch)
+        return math.ceil(len(self.labelled) / self.config.train.labelled_batch)
+
+    def run(self, after_step: Callable[[TrainedStep], None]) -> None:
+        """Train to the last step; `after_step` logs, saves and validates, and its errors stop the training."""
+        for labelled, unlabelled in self._batches():
+            begin = time.perf_counter()
+            self._set_learning_rate()
+            losses = self._losses(labelled, unlabelled)
+            total = torch.stack(list(losses.values())).sum()
+            if not total.isfinite():
+                raise TrainingError(f"the loss is not finite at step {self.step + 1}: {_as_floats(losses)}")
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.train.clip_gradient)
+            self.optimizer.step()
+            self.step += 1
+            update_teacher(self.teacher, self.student, teacher_decay(self.step, self.config.train.teacher_decay))
+            after_step(TrainedStep(self.step, _as_floats(losses), time.perf_counter() - begin))
+
+    def checkpoint(self, **state: Any) -> Checkpoint:
+        """Everything from which the training continues as if it had never stopped."""
+        state = {"optimizer": self.optimizer.state_dict(), **state}
+        return Checkpoint(self.step, self.student.state_dict(), self.teacher.state_dict(), state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        self.step = checkpoint.step
+        self.student.load_state_dict(checkpoint.student)
+        self.teacher.load_state_dict(checkpoint.teacher)
+        self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+
+    @property
+    def _unlabelled_in_use(self) -> bool:
+        return self.method.uses_unlabelled and bool(self.unlabelled)
+
+    def _batches(self) -> Iterator[tuple[Batch, Batch | None]]:
+        train, data = self.config.train, self.config.data
+        steps = range(self.step, train.steps)
+        labelled = patch_loader(self.labelled, data, train.labelled_batch, steps, train.seed, labelled=True)
+        if not self._unlabelled_in_use:
+            yield from ((batch, None) for batch in labelled)
+            return
+        unlabelled = patch_loader(self.unlabelled, data, train.unlabelled_batch, steps, train.seed, labelled=False)
+        yield from zip(labelled, unlabelled, strict=True)
+
+    def _losses(self, labelled: Batch, unlabelled: Batch | None) -> dict[str, Tensor]:
+        train, seed = self.config.train, (self.config.train.seed, "step", self.step)
+        if self.step % _CALIBRATE_EVERY == 0:
+            self.student.qpm.calibrate(self.student.quantizer.codebook())
+        self.student.train()
+        inputs = StepInputs(
+            student=self.student,
+            teacher=self.teacher,
+            labelled=self._labelled_view(labelled.to(self.device), torch_generator(*seed, "labelled")),
+            unlabelled=None
+            if unlabelled is None
+            else self._weak_view(unlabelled.to(self.device), torch_generator(*seed, "unlabelled")),
+            ramp=min(1.0, max(0, self.step + 1 - train.unlabelled_from) / train.rampup_steps),
+            generator=torch_generator(*seed, "method"),
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.method.losses(inputs)
+
+    def _weak_view(self, batch: Batch, generator: torch.Generator) -> Batch:
+        draw = draw_geometry(len(batch.image), self._extent(), self.config.views, generator)
+        label = batch.label
+        if label is not None:
+            label = apply_geometry(label, draw, classes=len(self.config.data.labels) + 1)
+        return Batch(apply_geometry(batch.image, draw), label)
+
+    def _labelled_view(self, batch: Batch, generator: torch.Generator) -> Batch:
+        weak = self._weak_view(batch, generator)
+        return Batch(
+            apply_intensity(weak.image, draw_intensity(len(weak.image), self.config.views, generator)), weak.label
+        )
+
+    def _extent(self) -> list[float]:
+        """Millimetres of a patch on its own axes; voxels where the images keep their own spacing."""
+        data = self.config.data
+        assert data.patch_size is not None
+        assert not isinstance(data.spacing, str)
+        spacing = [data.spacing[axis] for axis in range(3) if axis != data.slice_axis]
+        return [size * (step or 1.0) for size, step in zip(data.patch_size, spacing, strict=True)]
+
+    def _set_learning_rate(self) -> None:
+        """Linear warm-up, then polynomial decay to zero."""
+        train = self.config.train
+        warmup = min(1.0, (self.step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
+        rate = train.learning_rate * warmup * (1 - self.step / train.steps) ** train.poly_power
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+# The codebook moves slowly; its scale is followed closely enough at this many steps.
+_CALIBRATE_EVERY = 25
+
+
+def _as_floats(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {name: round(float(value.detach()), 5) for name, value in losses.items()}
