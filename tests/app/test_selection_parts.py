@@ -1,0 +1,70 @@
+"""Reservations and the cache of code usage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vqseg.config import Active
+
+
+def test_a_study_is_not_handed_to_two_clients(app_module: Any) -> None:
+    now = [0.0]
+    held = app_module("reservations").Reservations(60, lambda: now[0])
+    assert held.take_first(["a", "b"], "one") == "a"
+    assert held.take_first(["a", "b"], "one") == "a"
+    assert held.take_first(["a", "b"], "two") == "b"
+    assert held.take_first(["a", "b"], "three") is None
+    assert held.of_others("one") == {"b"}
+    now[0] = 61.0
+    assert held.take_first(["a", "b"], "three") == "a"
+
+
+def test_no_time_means_no_reservation(app_module: Any) -> None:
+    held = app_module("reservations").Reservations(0, lambda: 0.0)
+    assert [held.take_first(["a"], client) for client in ("one", "two")] == ["a", "a"]
+
+
+def test_counts_belong_to_one_model_and_one_image(app_module: Any, tmp_path: Path) -> None:
+    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
+    image = tmp_path / "case.nii.gz"
+    image.write_bytes(b"voxels")
+    counts = np.arange(5)
+    cache.put("0001-a", image, counts)
+    np.testing.assert_array_equal(cache.get("0001-a", image), counts)
+    assert cache.get("0002-b", image) is None
+    os.utime(image, ns=(1, 1))
+    assert cache.get("0001-a", image) is None
+
+
+def test_damaged_and_outdated_counts_are_not_used(app_module: Any, tmp_path: Path) -> None:
+    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
+    image = tmp_path / "case.nii.gz"
+    image.write_bytes(b"voxels")
+    cache.put("0001-a", image, np.arange(5))
+    next((tmp_path / "usage" / "0001-a").glob("*.npy")).write_bytes(b"\x93NUMPY")
+    assert cache.get("0001-a", image) is None
+    cache.put("0002-b", image, np.arange(5))
+    cache.forget_all_but("0002-b")
+    assert [folder.name for folder in (tmp_path / "usage").iterdir()] == ["0002-b"]
+
+
+def test_nothing_left_is_an_empty_reply(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datastore_module = app_module("datastore")
+    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    for name in ("one", "two"):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
+    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
+    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
+    held = app_module("reservations").Reservations(60)
+    strategy = app_module("strategies").NextStudy("codebook_entropy", Active(), live, usage, held, 1.0)
+    given = [strategy({"client_id": name}, datastore) for name in ("a", "b", "c")]
+    assert {reply.get("id") for reply in given} == {"one", "two", None}
+    assert given[2] == {}

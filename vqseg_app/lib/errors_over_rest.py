@@ -1,0 +1,73 @@
+"""What can be mended by the client becomes a 4xx with `{"detail": words}`, never a 500 with a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+
+from vqseg.errors import ConfigError, DataError, ImageError, ModelError, TrainingError, VQSegError
+
+
+class UnknownError(VQSegError):
+    """A name in the request that nothing here has."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        listed = sorted(known)
+        shown = ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+        super().__init__(f"unknown {kind} {name!r}; known: {shown or 'none'}")
+
+
+class ConflictError(VQSegError):
+    """The request is right, but not at this time."""
+
+
+class TooLargeError(VQSegError):
+    """The request is larger than what is taken."""
+
+
+_STATUS: dict[type[VQSegError], int] = {
+    UnknownError: 404,
+    ConfigError: 400,
+    TooLargeError: 413,
+    ImageError: 422,
+    DataError: 409,
+    ModelError: 409,
+    TrainingError: 409,
+    ConflictError: 409,
+}
+
+
+def add_handlers(application: FastAPI) -> None:
+    """Teach the running application to answer our errors and MONAI Label's in words."""
+    application.add_exception_handler(VQSegError, _in_words)
+    application.add_exception_handler(MONAILabelException, _of_monai_label)
+    # The handlers are read when the middleware is built, which has happened by now (starlette 1.10).
+    application.middleware_stack = application.build_middleware_stack()
+
+
+def _in_words(request: Request, error: Exception) -> JSONResponse:
+    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
+    return JSONResponse({"detail": _without_folder(str(error))}, status)
+
+
+def _of_monai_label(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MONAILabelException)
+    if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
+        status = 404
+    else:
+        status = 400 if error.error == MONAILabelError.INVALID_INPUT else 500
+    return JSONResponse({"detail": _without_folder(error.msg)}, status)
+
+
+def _without_folder(words: str) -> str:
+    """The place of the studies on the server is nobody's business but the file's name is."""
+    return words.replace(f"{settings.MONAI_LABEL_STUDIES.rstrip('/')}/", "")

@@ -1,0 +1,67 @@
+"""Inference `vqseg`: an image of the datastore in, a mask on the image's own grid out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from vqseg.data.reading import read_image
+
+from .live_model import LiveModel
+from .result_files import check_format, write_result
+from .usage_cache import UsageCache
+
+
+class VQSegInference(InferTask):
+    """Answers `ModelError` as long as nothing was trained; a mask of random weights is never returned."""
+
+    def __init__(self, live: LiveModel, usage: UsageCache, labels: Callable[[], dict[str, int]]) -> None:
+        super().__init__(
+            type=InferType.SEGMENTATION,
+            labels=None,
+            dimension=3,
+            description="VQ-Seg: segmentation learnt from few labelled and all unlabelled studies",
+        )
+        self._live = live
+        self._usage = usage
+        self._labels = labels
+
+    def is_valid(self) -> bool:
+        return self._live.version() is not None
+
+    def info(self) -> dict[str, Any]:
+        # OHIF and Slicer need a list or a dict here, never null; a dict carries the values.
+        return {**super().info(), "labels": self._live.labels() or self._labels()}
+
+    def get_path(self, validate: bool = True) -> str | None:
+        # GET /model/vqseg would offer the file for download, and PUT would replace a published version unchecked.
+        return None
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        started = time.perf_counter()
+        output_format = check_format(request)
+        self._live.predictor()
+        image = Path(request["image"])
+        volume = read_image(image)
+        read = time.perf_counter()
+        prediction, predictor, model = self._live.predict(volume)
+        predicted = time.perf_counter()
+        result = write_result(prediction.mask, volume.grid, *output_format)
+        if request.get("keep_usage", False):
+            self._usage.put(model, image, prediction.usage)
+        finished = time.perf_counter()
+        return os.fspath(result), {
+            "label_names": predictor.labels,
+            "model_version": predictor.version,
+            "latencies": {
+                "pre": round(read - started, 3),
+                "infer": round(predicted - read, 3),
+                "write": round(finished - predicted, 3),
+                "total": round(finished - started, 3),
+            },
+        }

@@ -1,0 +1,100 @@
+"""The options on start: `--conf key value`, checked before anything else happens."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqseg.config import Config, load_config, option_names
+from vqseg.errors import ConfigError
+
+# Read by monailabel's MONAILabelApp.__init__ (0.8.5).
+_OF_MONAI_LABEL = ("server_mode",)
+
+_OWN = {
+    "labels": "names of the structures in the order of their values, `a,b` (value 1 is a)",
+    "preset": "a preset's name or a settings file (YAML)",
+    "device": "auto, cpu, cuda or cuda:N",
+    "method": "training method",
+    "model_dir": "folder of the training and its models",
+    "score_seconds": "longest time in which a request for the next study looks at images not seen before",
+    "validation_fraction": "short for data.validation_fraction",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Checked options. `settings` are the overrides of the library's settings."""
+
+    settings: Mapping[str, Any]
+    preset: str | None = None
+    device: str = "auto"
+    method: str = "vqseg"
+    model_dir: Path | None = None
+    score_seconds: float = 20.0
+
+    def config(self, overrides: Mapping[str, Any] | None = None) -> Config:
+        """Settings of the library; `overrides` win over the options on start. Raises `ConfigError`."""
+        return load_config(self.preset, {**self.settings, **(overrides or {})})
+
+    def run_folder(self, app_dir: str, studies: str) -> Path:
+        """Folder of the training, one for each studies folder: two data sets never share a model."""
+        if self.model_dir is not None:
+            return self.model_dir
+        name = re.sub(r"[^A-Za-z0-9]+", "-", studies.rstrip("/").split("/")[-1]).strip("-").lower() or "studies"
+        digest = hashlib.sha256(studies.encode()).hexdigest()[:8]
+        return Path(app_dir) / "model" / f"{name[:40]}-{digest}"
+
+
+def known_options() -> list[str]:
+    """Every key that `--conf` takes."""
+    return [*_OWN, *option_names()]
+
+
+def read_options(conf: Mapping[str, str]) -> Options:
+    """Check `--conf` pairs. Raises `ConfigError` naming the key, the reason and, if unknown, all known keys."""
+    for key in conf:
+        if key not in known_options() and key not in _OF_MONAI_LABEL:
+            raise ConfigError(f"unknown option {key!r}; known options: {', '.join(known_options())}")
+    settings: dict[str, Any] = {key: value for key, value in conf.items() if key in option_names()}
+    if "validation_fraction" in conf:
+        settings["data.validation_fraction"] = conf["validation_fraction"]
+    if "labels" in conf:
+        settings["data.labels"] = _label_values(conf["labels"])
+    options = Options(
+        settings=settings,
+        preset=conf.get("preset"),
+        device=_device(conf.get("device", Options.device)),
+        method=conf.get("method", Options.method),
+        model_dir=Path(conf["model_dir"]).expanduser().resolve() if "model_dir" in conf else None,
+        score_seconds=_seconds(conf.get("score_seconds", Options.score_seconds)),
+    )
+    options.config()
+    return options
+
+
+def _label_values(names: str) -> dict[str, int]:
+    found = [name.strip() for name in names.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise ConfigError(f"labels={names!r}: expected different names separated by commas, like lung,tumour")
+    return {name: value for value, name in enumerate(found, start=1)}
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"device={name!r}: expected auto, cpu, cuda or cuda:N")
+    return name
+
+
+def _seconds(value: str | float) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 3600:
+        raise ConfigError(f"score_seconds={value!r}: expected a number of seconds from 0 to 3600")
+    return seconds

@@ -1,0 +1,48 @@
+"""Which process this is: MONAI Label builds the app in the server and again in a child for every background task."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import NoReturn
+
+from vqseg.errors import VQSegError
+
+_SERVER = "monailabel.main"
+_CHILD = "monailabel.interfaces.utils.app"
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else ""
+
+
+def is_child() -> bool:
+    """Whether this is the child process of a training, a scoring or a batch inference."""
+    return _program() == _CHILD
+
+
+def stop_in_words(error: VQSegError) -> NoReturn:
+    """End the start of the app with a message instead of a stack trace."""
+    if _program() != _SERVER:
+        raise error
+    # The app is built inside uvicorn's start-up hook, which prints the stack trace of everything that is raised in
+    # it, SystemExit included (uvicorn 0.54). Nothing is open yet that would have to be closed.
+    print(f"vqseg: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(2)
+
+
+def show_errors_in_words() -> None:
+    """Let a child end with a message: MONAI Label 0.8.5 keeps only the last 20 lines of its output."""
+    if is_child():
+        sys.excepthook = _report
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, VQSegError):
+        print(f"vqseg: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(kind, error, trace)

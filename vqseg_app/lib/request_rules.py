@@ -1,0 +1,62 @@
+"""What a request may carry into MONAI Label's functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from fastapi import BackgroundTasks
+
+from vqseg.errors import ConfigError
+
+from .errors_over_rest import TooLargeError
+
+# monailabel 0.8.5 merges `params` over these keys of the request, which come from the address instead.
+_RESERVED = ("image", "model", "session", "label", "label_tag", "bundle_path", "save_label", "keep_usage", "_image_id")
+
+# A child gets its request as one command-line argument, which Linux cuts off at 128 KiB; monailabel 0.8.5 then leaves
+# the task in the state SUBMITTED for ever.
+_LARGEST_BODY = 64 * 1024
+
+# Set while the image of a request is a file that this very request uploaded, or that of its session.
+image_is_file: ContextVar[bool] = ContextVar("image_is_file", default=False)
+
+
+def json_object(text: str | None, name: str = "params") -> dict[str, Any]:
+    """Parse a form field. Raises `ConfigError`."""
+    try:
+        content = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigError(f"{name}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def without_reserved(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters a client may set."""
+    return {key: value for key, value in params.items() if key not in _RESERVED}
+
+
+def check_body(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Body of a request that starts a child. Raises `TooLargeError` or `ConfigError`."""
+    params = dict(params or {})
+    if len(json.dumps(params)) > _LARGEST_BODY:
+        raise TooLargeError(f"the request's body is larger than {_LARGEST_BODY} bytes")
+    if not isinstance(params.get("gpus", ""), (str, type(None))):
+        raise ConfigError(f"gpus={params['gpus']!r}: expected text like `all` or `0,1`")
+    return params
+
+
+@contextmanager
+def cleaned_up(background: BackgroundTasks) -> Iterator[None]:
+    """Remove an upload's temporary file when the request fails too; monailabel 0.8.5 does so only after success."""
+    try:
+        yield
+    except BaseException:
+        for task in background.tasks:
+            task.func(*task.args, **task.kwargs)
+        raise

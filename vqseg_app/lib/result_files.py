@@ -1,0 +1,61 @@
+"""A mask as the file a client asked for, on the grid of its image."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+
+from vqseg.data.reading import Grid
+from vqseg.errors import ConfigError
+
+_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
+_DTYPES = ("uint8", "uint16", "int16", "int32", "uint32", "float32")
+
+
+def check_format(request: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Extension, type and compression out of a request. Raises `ConfigError`."""
+    extension = str(request.get("result_extension") or ".nii.gz")
+    extension = extension if extension.startswith(".") else f".{extension}"
+    dtype = str(request.get("result_dtype") or "uint8")
+    for name, value, known in (("result_extension", extension, _EXTENSIONS), ("result_dtype", dtype, _DTYPES)):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    return extension, dtype, bool(request.get("result_compress", False))
+
+
+def write_result(mask: np.ndarray, grid: Grid, extension: str, dtype: str, compress: bool) -> Path:
+    """Write a mask of RAS+ axis order into a new temporary file, in the axis order of the image's file."""
+    array = grid.restore(mask).astype(dtype)
+    handle, name = tempfile.mkstemp(prefix="vqseg-", suffix=extension)
+    os.close(handle)
+    path = Path(name)
+    try:
+        if extension == ".nrrd":
+            _write_nrrd(array, grid.affine, path, compress)
+        else:
+            image = nib.Nifti1Image(array, grid.affine)
+            image.header.set_xyzt_units("mm")
+            nib.save(image, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write_nrrd(array: np.ndarray, affine: np.ndarray, path: Path, compress: bool) -> None:
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": lps[:3, :3].T,
+        "space origin": lps[:3, 3],
+        "kinds": ["domain"] * 3,
+        "encoding": "gzip" if compress else "raw",
+    }
+    nrrd.write(str(path), np.asfortranarray(array), header, index_order="F")

@@ -1,0 +1,153 @@
+"""Routes in front of those of MONAI Label 0.8.5, which they call after checking the request.
+
+Reasons: the stock ones are `async def` around synchronous code, so that nothing else is answered while one runs;
+unknown names and broken JSON end in a 500 or in a task that fails later; `params` can set what the address says.
+A route declared with `def` runs in a thread.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, UploadFile
+from fastapi.background import BackgroundTasks
+from monailabel.config import settings
+from monailabel.endpoints import activelearning, batch_infer, datastore, infer, train
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.interfaces.utils.app import app_instance
+
+from vqseg.errors import ConfigError
+
+from .errors_over_rest import UnknownError, add_handlers
+from .request_rules import check_body, cleaned_up, image_is_file, json_object, without_reserved
+
+router = APIRouter()
+
+AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
+AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
+JSONBody = Annotated[dict[str, Any] | None, Body()]
+FormText = Annotated[str, Form()]
+
+
+def install(application: FastAPI) -> None:
+    """Put the routes in front of the running application's own, with our answers to errors."""
+    application.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
+    routes = application.router.routes
+    routes.insert(0, routes.pop())
+    add_handlers(application)
+
+
+@router.post("/infer/{model}", tags=["Infer"], summary="Segment an image")
+def run_inference(
+    background: BackgroundTasks,
+    model: str,
+    user: AsUser,
+    image: str = "",
+    session_id: str = "",
+    params: FormText = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File()] = None,
+    output: infer.ResultType | None = None,
+) -> Any:
+    app = app_instance()
+    app.check_model(model)
+    if session_id and not (app.sessions() and app.sessions().get_session(session_id)):
+        raise UnknownError("session", session_id, [])
+    if not (file or session_id or image):
+        raise ConfigError("no image given: name one of the datastore (?image=ID) or send one as `file`")
+    if not (file or session_id):
+        app.check_image(image)
+    text = json.dumps(without_reserved(json_object(params)))
+    token = image_is_file.set(bool(file or session_id))
+    try:
+        with cleaned_up(background):
+            return infer.run_inference(background, model, image, session_id, text, file, label, output)
+    finally:
+        image_is_file.reset(token)
+
+
+@router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
+def next_study(strategy: str, user: AsUser, params: JSONBody = None) -> Any:
+    params = {key: value for key, value in (params or {}).items() if key != "strategy"}
+    return activelearning.sample(strategy, params, user.username)
+
+
+@router.post("/train/", tags=["Train"], include_in_schema=False)
+def run_all_trainings(user: AsAdmin, params: JSONBody = None, run_sync: bool = False) -> Any:
+    """The body holds options for all trainers, and by name of a trainer options for it alone."""
+    params = dict(params or {})
+    trainers = list(app_instance().info()["trainers"])
+    common = {key: value for key, value in params.items() if key not in trainers}
+    result = {}
+    for model in trainers:
+        own = params.get(model) or {}
+        if not isinstance(own, dict):
+            raise ConfigError(f"{model}: expected the options of this trainer as a JSON object")
+        result[model] = {"result": run_training(model, user, {**common, **own}, run_sync), "detail": None}
+    return result
+
+
+@router.post("/train/{model}", tags=["Train"], summary="Train on the labelled and on all unlabelled studies")
+def run_training(
+    model: str, user: AsAdmin, params: JSONBody = None, run_sync: bool = False, enqueue: bool = False
+) -> Any:
+    params = check_body(params)
+    app_instance().check_training(model, params)
+    return train.run_model(model, params, run_sync, enqueue)
+
+
+@router.post("/scoring/", tags=["Scoring"], include_in_schema=False)
+def run_all_scorings(user: AsAnnotator) -> Any:
+    return {method: {"result": task} for method, task in app_instance().async_scoring(None).items()}
+
+
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Count the codes of the unlabelled studies")
+def run_scoring(method: str, user: AsAnnotator, run_sync: bool = False) -> Any:
+    app_instance().check_scoring(method)
+    return app_instance().scoring({"method": method}) if run_sync else app_instance().async_scoring(method)
+
+
+@router.post("/batch/infer/{model}", tags=["Infer"], summary="Segment many images and keep the masks")
+def run_batch(
+    model: str,
+    user: AsAdmin,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    params: JSONBody = None,
+    run_sync: bool = False,
+) -> Any:
+    app_instance().check_model(model)
+    params = {key: value for key, value in check_body(params).items() if key in ("label_tag", "max_batch_size")}
+    return batch_infer.run(model, images, params, run_sync)
+
+
+@router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
+@router.put("/datastore/image", tags=["Datastore"], summary="Add an image")
+def add_image(
+    background: BackgroundTasks,
+    user: AsAnnotator,
+    file: Annotated[UploadFile, File()],
+    image: str | None = None,
+    params: FormText = "{}",
+) -> Any:
+    json_object(params)
+    with cleaned_up(background):
+        return datastore.add_image(background, image, params, file, user.username)
+
+
+@router.put("/datastore/label", tags=["Datastore"], summary="Submit a label")
+def save_label(
+    background: BackgroundTasks,
+    user: AsAnnotator,
+    image: str,
+    label: Annotated[UploadFile, File()],
+    params: FormText = "{}",
+    tag: str = DefaultLabelTag.FINAL.value,
+) -> Any:
+    json_object(params)
+    app_instance().check_image(image)
+    with cleaned_up(background):
+        return datastore.save_label(background, image, params, tag, label, user.username)

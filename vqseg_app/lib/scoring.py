@@ -1,0 +1,28 @@
+"""Scoring `vqseg`: counts the codes of every unlabelled study ahead of the next request for a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from .live_model import LiveModel
+from .pool import usage_of
+from .usage_cache import UsageCache
+
+
+class VQSegScoring(ScoringMethod):
+    """Nothing is written to the datastore: it is kept as one file by every process and would lose labels."""
+
+    def __init__(self, live: LiveModel, usage: UsageCache) -> None:
+        super().__init__("Code usage of the unlabelled studies under the live model")
+        self._live = live
+        self._usage = usage
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        studies = sorted(datastore.get_unlabeled_images())
+        pool = usage_of(studies, datastore, self._live, self._usage)
+        self._usage.forget_all_but(self._live.identity())
+        return {"scored": len(pool.counts), "missing": len(pool.missing), "left_out": pool.left_out}

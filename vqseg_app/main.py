@@ -1,0 +1,169 @@
+"""VQ-Seg as a MONAI Label app: `monailabel start_server --app vqseg_app --studies DIR`.
+
+MONAI Label 0.8.5 loads the one class here whose direct base is called `MONAILabelApp`, in the server and again in the
+child process of every training. Everything else lives in `lib/`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.batch import OneByOne
+from lib.datastore import StudiesFolder
+from lib.environment import set_switches
+from lib.errors_over_rest import UnknownError
+from lib.inference import VQSegInference
+from lib.labels import LabelSet
+from lib.live_model import LiveModel
+from lib.options import read_options
+from lib.process import show_errors_in_words, stop_in_words
+from lib.request_rules import image_is_file
+from lib.reservations import Reservations
+from lib.routes import install
+from lib.scoring import VQSegScoring
+from lib.scoring_queue import queue_scoring
+from lib.strategies import NextStudy
+from lib.training import VQSegTraining
+from lib.usage_cache import UsageCache
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+
+import vqseg
+from vqseg.active.strategies import STRATEGIES, make_strategy
+from vqseg.errors import VQSegError
+
+logger = logging.getLogger(__name__)
+NAME = "vqseg"
+
+
+class VQSegApp(MONAILabelApp):
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        show_errors_in_words()
+        set_switches()
+        try:
+            self._prepare(app_dir, studies, conf)
+            super().__init__(
+                app_dir,
+                studies,
+                dict(conf),
+                name="VQ-Seg",
+                description="Segmentation from few labelled and all unlabelled studies (VQ-Seg)",
+                version=vqseg.__version__,
+            )
+        except VQSegError as error:
+            stop_in_words(error)
+
+    def _prepare(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        self.options = read_options(conf)
+        config = self.options.config()
+        local = None if studies.startswith(("http://", "https://")) else Path(studies)
+        self.run = self.options.run_folder(app_dir, studies)
+        self.label_set = LabelSet(config.data.labels, local)
+        self.live = LiveModel(self.run, self.options.device)
+        self.usage = UsageCache(self.run / "usage")
+        self.reservations = Reservations(60 * config.active.reserve_minutes)
+        self.active = config.active
+        make_strategy(self.active.strategy)
+
+    def current_labels(self) -> dict[str, int]:
+        return self.label_set.resolve(self.datastore())
+
+    def init_datastore(self) -> Datastore:
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return StudiesFolder(self.studies, self.label_set)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {NAME: VQSegInference(self.live, self.usage, self.current_labels)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {NAME: VQSegTraining(self.run, self.options, self.current_labels)}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        return {NAME: VQSegScoring(self.live, self.usage)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        # OHIF always asks for `random`, whatever its user chose.
+        names = {"random": self.active.strategy, **{name: name for name in STRATEGIES}}
+        return {
+            shown: NextStudy(name, self.active, self.live, self.usage, self.reservations, self.options.score_seconds)
+            for shown, name in names.items()
+        }
+
+    def init_batch_infer(self) -> BatchInferTask:
+        return OneByOne()
+
+    def info(self) -> dict[str, Any]:
+        # OHIF's panel crashes when the labels are no list.
+        return {**super().info(), "labels": list(self.live.labels() or self.current_labels())}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Unlike the base class, an id is never taken for a path of the server."""
+        self.check_model(request["model"])
+        datastore = datastore or self.datastore()
+        image, upload = request["image"], image_is_file.get()
+        path = image if upload else datastore.get_image_uri(self.check_image(image))
+        file, params = self._infers[request["model"]]({**request, "image": path, "keep_usage": not upload})
+        tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
+        kept = bool(request.get("save_label")) and not upload
+        label = datastore.save_label(image, file, tag, {"model": NAME, "params": params}) if kept else file
+        return {"label": label, "tag": tag, "file": file, "params": params}
+
+    def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
+        name = request.get("strategy") or "random"
+        if name not in self._strategies:
+            raise UnknownError("strategy", name, self._strategies)
+        chosen = self._strategies[name](request, self.datastore())
+        if chosen.get("missing"):
+            self.async_scoring(NAME)
+        return {**chosen, "path": self.datastore().get_image_uri(chosen["id"])} if chosen else {}
+
+    def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
+        task = queue_scoring(NAME)
+        return task if method else {NAME: task}
+
+    def check_model(self, model: str) -> None:
+        if model not in self._infers:
+            raise UnknownError("model", model, self._infers)
+        self.live.predictor()
+
+    def check_image(self, image: str) -> str:
+        known = self.datastore().list_images()
+        if image not in known:
+            raise UnknownError("image", image, known)
+        return image
+
+    def check_scoring(self, method: str) -> None:
+        if method not in self._scoring_methods:
+            raise UnknownError("scoring method", method, self._scoring_methods)
+
+    def check_training(self, model: str, request: Mapping[str, Any]) -> None:
+        if model not in self._trainers:
+            raise UnknownError("trainer", model, self._trainers)
+        self._trainers[model].check(request, self.datastore())
+
+    def on_init_complete(self) -> None:
+        super().on_init_complete()
+        if server := sys.modules.get("monailabel.app"):
+            install(server.app)
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        """Load the model and look at the labels, so that the first client does not wait."""
+        try:
+            self.current_labels()
+            if self.live.version() is not None:
+                self.live.predictor()
+                self.async_scoring(NAME)
+        except VQSegError as error:
+            logger.warning("warm-up: %s", error)
