@@ -126,6 +126,8 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
     from vqseg.files import write_json
     from vqseg.inference.predictor import Predictor
 
+    if out.resolve() == images.resolve():
+        raise click.UsageError("--out must be another folder than --images: the masks have the names of their images")
     predictor = Predictor.load(model, device)
     failed = []
     studies = find_studies(images)

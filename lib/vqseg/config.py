@@ -15,7 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vqseg.errors import ConfigError
 
-__all__ = ["Active", "Config", "Data", "Loss", "Model", "Perturbation", "Train", "Views", "load_config", "option_names"]
+__all__ = [
+    "Active",
+    "Config",
+    "Data",
+    "Inference",
+    "Loss",
+    "Model",
+    "Perturbation",
+    "Train",
+    "Views",
+    "load_config",
+    "option_names",
+]
 
 
 class Section(BaseModel):
@@ -50,14 +62,24 @@ class Data(Section):
     def _labels_without_gaps(cls, labels: dict[str, int]) -> dict[str, int]:
         if sorted(labels.values()) != list(range(1, len(labels) + 1)):
             raise ValueError(f"label values must be 1..{len(labels)} without gaps, got {sorted(labels.values())}")
+        if len(labels) > 255:
+            raise ValueError("at most 255 structures fit into a mask")
         if "background" in labels:
             raise ValueError("background is always 0 and is not listed")
         return dict(sorted(labels.items(), key=lambda item: item[1]))
 
     @model_validator(mode="after")
-    def _patch_fits_dimension(self) -> Data:
+    def _geometry_fits(self) -> Data:
         if self.patch_size is not None and len(self.patch_size) != self.spatial_dims:
             raise ValueError(f"patch_size needs {self.spatial_dims} numbers, got {len(self.patch_size)}")
+        if self.patch_size is not None and min(self.patch_size) < 1:
+            raise ValueError("patch_size needs positive numbers")
+        if not isinstance(self.spacing, str) and min(self.spacing) < 0:
+            raise ValueError("spacing cannot be negative")
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise ValueError("window needs its lower end first")
+        if self.slice_axis is not None and self.spatial_dims == 3:
+            raise ValueError("slice_axis has a meaning with spatial_dims 2 only")
         return self
 
 
@@ -69,10 +91,17 @@ class Model(Section):
         1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders at all"
     )
     codebook_size: int = Field(1024, ge=2, le=65536, description="number of codes K")
-    code_dim: int = Field(16, ge=1, description="dimension D of a code")
+    code_dim: int = Field(8, ge=1, description="dimension D of a code")
+
+    @property
+    def stride(self) -> int:
+        """Voxels of the image along one element of the coarsest level."""
+        return 2 ** (len(self.channels) - 1)
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Model:
+        if min(self.channels) < 1:
+            raise ValueError("channels needs positive numbers")
         if self.first_quantized_level >= len(self.channels):
             raise ValueError(f"first_quantized_level must be below {len(self.channels)}, the number of levels")
         return self
@@ -106,7 +135,7 @@ class Views(Section):
     shift: float = Field(0.05, ge=0, description="largest shift, share of the patch")
     flip_axes: tuple[int, ...] = Field((), description="patch axes on which the anatomy may be mirrored")
     elastic: float = Field(1.5, ge=0, description="standard deviation of the elastic deformation, mm")
-    intensity_share: float = Field(0.5, ge=0, le=1, description="probability of each change of intensity")
+    intensity_share: float = Field(0.2, ge=0, le=1, description="probability of each change of intensity")
     contrast: float = Field(0.5, ge=0, description="largest relative change of contrast")
     brightness: float = Field(0.5, ge=0, description="largest change of brightness, standard deviations")
     gamma: float = Field(0.5, ge=0, description="largest relative change of the gamma exponent")
@@ -137,6 +166,12 @@ class Train(Section):
     mixed_precision: bool | None = Field(None, description="bfloat16 autocast; none: where the processor has it")
 
 
+class Inference(Section):
+    """From an image to its mask."""
+
+    mirror: bool = Field(True, description="average over the image and its mirror images along views.flip_axes")
+
+
 class Active(Section):
     """Choice of the study to label next."""
 
@@ -154,7 +189,22 @@ class Config(Section):
     loss: Loss = Loss()
     views: Views = Views()
     train: Train = Train()
+    inference: Inference = Inference()
     active: Active = Active()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        patch, stride, dims = self.data.patch_size, self.model.stride, self.data.spatial_dims
+        if patch is not None and any(size % stride for size in patch):
+            raise ValueError(
+                f"data.patch_size {patch} must hold multiples of {stride}, for {stride} voxels are one "
+                "element of the coarsest level"
+            )
+        if patch is not None and max(patch) == stride:
+            raise ValueError(f"data.patch_size {patch} must be larger than {stride} on one axis at least")
+        if any(not 0 <= axis < dims for axis in self.views.flip_axes):
+            raise ValueError(f"views.flip_axes {self.views.flip_axes} must lie in 0..{dims - 1}")
+        return self
 
 
 def option_names() -> list[str]:
@@ -212,7 +262,9 @@ def _read(source: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def _parse(key: str, value: Any) -> Any:
-    if not isinstance(value, str):
+    section, _, name = key.partition(".")
+    annotation = Config.model_fields[section].annotation
+    if not isinstance(value, str) or (annotation and annotation.model_fields[name].annotation is str):
         return value
     try:
         return yaml.safe_load(value)

@@ -8,6 +8,8 @@ from vqseg.errors import ConfigError
 
 __all__ = ["choose_device", "has_fast_bfloat16"]
 
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU where there is one. Raises `ConfigError`."""
@@ -15,6 +17,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in _DEVICES:
+            raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
         raise ConfigError(f"device {name!r} cannot be used here; try auto or cpu (`vqseg doctor` lists all)") from None

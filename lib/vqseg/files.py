@@ -31,15 +31,15 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path` (which must not exist) when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".writing-"))
-    try:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        # A folder of its own inside: the outer one is closed to other users, and a published one must not be.
+        temporary = Path(folder) / path.name
+        temporary.mkdir()
         yield temporary
         for file in temporary.iterdir():
             _sync(file)
         os.replace(temporary, path)
         _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

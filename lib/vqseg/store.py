@@ -65,13 +65,13 @@ class ModelStore:
 
     def live(self) -> ModelVersion | None:
         """The version in use, or none when nothing was published."""
-        pointer = read_json(self.folder / _POINTER)
-        return _read_version(self.folder / pointer["live"]) if pointer else None
+        history = self._history()
+        return _read_version(self.folder / history[-1]) if history else None
 
     def publish(self, network: nn.Module, manifest: dict[str, Any]) -> ModelVersion:
         """Add the network's weights as a new version and make it live."""
-        names = [path.name for path in self.folder.glob("[0-9]*")]
-        name = f"{max(map(int, names), default=0) + 1:04d}"
+        numbers = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
+        name = f"{max(numbers, default=0) + 1:04d}"
         with new_folder(self.folder / name) as folder:
             save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / _WEIGHTS)
             write_json(folder / _MANIFEST, manifest | {"version": name, "sha256": sha256(folder / _WEIGHTS)})
@@ -91,17 +91,24 @@ class ModelStore:
 
     def rollback(self) -> ModelVersion:
         """Make the version live that was live before. Raises `ModelError` when there is none."""
-        pointer = read_json(self.folder / _POINTER) or {"history": []}
         known = {version.name: version for version in self.versions()}
-        earlier = [name for name in pointer["history"][:-1] if name in known]
+        earlier = [name for name in self._history()[:-1] if name in known]
         if not earlier:
             raise ModelError(f"{self.folder}: there is no earlier version to go back to")
-        write_json(self.folder / _POINTER, {"live": earlier[-1], "history": earlier})
+        self._write_history(earlier)
         return known[earlier[-1]]
 
     def _point_at(self, name: str) -> None:
-        history = (read_json(self.folder / _POINTER) or {}).get("history", [])
-        write_json(self.folder / _POINTER, {"live": name, "history": [*history, name][-self.keep :]})
+        self._write_history([*(earlier for earlier in self._history() if earlier != name), name])
+
+    def _history(self) -> list[str]:
+        """Names of the versions that were live, the live one last."""
+        pointer = read_json(self.folder / _POINTER)
+        history = pointer.get("history") if isinstance(pointer, dict) else None
+        return [name for name in history if isinstance(name, str)] if isinstance(history, list) else []
+
+    def _write_history(self, names: list[str]) -> None:
+        write_json(self.folder / _POINTER, {"live": names[-1], "history": names[-self.keep :]})
 
     def _prune(self) -> None:
         live = self.live()

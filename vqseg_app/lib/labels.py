@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,11 +16,10 @@ import nibabel as nib
 import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from vqseg.config import load_config
+from vqseg.data.studies import read_label_names
 from vqseg.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-FILE_NAME = "labels.json"
 FINAL = DefaultLabelTag.FINAL.value
 
 
@@ -29,7 +27,7 @@ class LabelSet:
     """Resolves the label set; what was read from a file is read again only when the file changed."""
 
     def __init__(self, configured: Mapping[str, int], studies: Path | None) -> None:
-        self._configured = dict(configured) or (_read_file(studies / FILE_NAME) if studies else {})
+        self._configured = dict(configured) or (read_label_names(studies) if studies else {})
         self._values: dict[tuple[str, int], frozenset[int]] = {}
         self._lock = threading.Lock()
 
@@ -79,13 +77,3 @@ def names_of(label_info: Any) -> dict[str, int]:
             raise ConfigError(f"label_info: {name!r} with idx {value} is given twice or outside 1..255")
         found[name] = value
     return found
-
-
-def _read_file(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return load_config(None, {"data.labels": content}).data.labels
-    except (OSError, ValueError, ConfigError) as error:
-        raise ConfigError(f'{path}: expected {{"name": value, ...}} with values 1..L ({error})') from None

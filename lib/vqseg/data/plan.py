@@ -9,7 +9,7 @@ import numpy as np
 from vqseg.config import Config
 from vqseg.data.reading import Grid
 
-__all__ = ["plan"]
+__all__ = ["more_than_one_element", "plan"]
 
 
 def plan(config: Config, grids: Sequence[Grid]) -> Config:
@@ -38,16 +38,22 @@ def plan(config: Config, grids: Sequence[Grid]) -> Config:
         shape = np.median([grid.canonical_shape for grid in grids] * factor, axis=0)
         if slice_axis is not None:
             shape = np.delete(shape, slice_axis)
-        patch_size = _bounded_patch(shape, data.patch_voxels, 2 ** (len(config.model.channels) - 1))
+        patch_size = _bounded_patch(shape, data.patch_voxels, config.model.stride)
     planned = data.model_copy(
         update={"slice_axis": slice_axis, "spacing": tuple(float(s) for s in spacing), "patch_size": patch_size}
     )
     return config.model_copy(update={"data": planned})
 
 
+def more_than_one_element(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
+    """`size`, or twice as long on its first axis where the coarsest level would be one element, which has no norm."""
+    return size if max(size) > stride else (2 * stride, *size[1:])
+
+
 def _bounded_patch(shape: np.ndarray, bound: int, multiple: int) -> tuple[int, ...]:
     """Multiples of `multiple` around `shape`, the longest side shrunk until the patch has at most `bound` voxels."""
-    patch = np.maximum(np.ceil(shape / multiple).astype(int), 1) * multiple
+    # Spacing is a measured number: 8.0001 voxels are 8.
+    patch = np.maximum(np.ceil(np.round(shape, 2) / multiple).astype(int), 1) * multiple
     while patch.prod() > bound and patch.max() > multiple:
         patch[np.argmax(patch)] -= multiple
-    return tuple(int(size) for size in patch)
+    return more_than_one_element(tuple(int(size) for size in patch), multiple)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from vqseg.config import Data
-from vqseg.data.reading import Volume, read_grid, read_image, read_mask
+from vqseg.data.reading import MAX_VOXELS, Volume, read_grid, read_image, read_mask
 from vqseg.data.studies import Study
+from vqseg.errors import ImageError, LabelError
 from vqseg.files import new_file
 
 __all__ = ["PreparedStudy", "prepare_label", "prepare_study", "prepare_volume", "resize_classes", "working_shape"]
@@ -50,9 +51,11 @@ def working_shape(shape: tuple[int, ...], spacing: tuple[float, ...], data: Data
 
 
 def prepare_volume(volume: Volume, data: Data) -> NDArray[np.float32]:
-    """Image (X, Y, Z) float32 on the working grid with normalised intensities."""
+    """Image (X, Y, Z) float32 on the working grid with normalised intensities. Raises `ImageError`."""
     array = volume.array
     shape = working_shape(array.shape, volume.spacing, data)
+    if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
+        raise ImageError(volume.source, f"voxels of {volume.spacing} mm would become {shape}; is its unit wrong?")
     if shape != array.shape:
         resize = Resize(shape, mode="trilinear", align_corners=False, anti_aliasing=True)
         array = np.asarray(resize(array[None]))[0]
@@ -87,13 +90,13 @@ def prepare_study(study: Study, data: Data, cache: Path) -> PreparedStudy:
     Raises `ImageError` or `LabelError`.
     """
     settings = data.model_dump(include={"spacing", "window"})
-    image = cache / f"{_identity(study.image, settings)}.image.npy"
+    image = cache / f"{_identity(study.image, settings, ImageError)}.image.npy"
     if not image.exists():
         _save(image, prepare_volume(read_image(study.image), data).astype(np.float16))
     if study.label is None:
         return PreparedStudy(study, image, None, None)
     settings["labels"] = data.labels
-    key = _identity(study.label, settings | {"image": image.name})
+    key = _identity(study.label, settings | {"image": image.name}, LabelError)
     label, foreground = cache / f"{key}.label.npy", cache / f"{key}.foreground.npy"
     if not foreground.exists():
         grid = read_grid(study.image)
@@ -124,9 +127,12 @@ def _foreground(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
     return np.concatenate(rows)
 
 
-def _identity(path: Path, settings: Mapping) -> str:
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+def _identity(path: Path, settings: Mapping, error: type[ImageError]) -> str:
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    except OSError as cause:
+        raise error(path, f"it cannot be read ({cause.strerror})") from None
     return hashlib.sha256(repr((stamps, sorted(settings.items()))).encode()).hexdigest()[:32]
 
 

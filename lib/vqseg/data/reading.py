@@ -23,10 +23,21 @@ from numpy.typing import NDArray
 from vqseg.errors import ImageError, LabelError
 from vqseg.files import new_file
 
-__all__ = ["Grid", "Volume", "is_nifti", "largest_value", "read_grid", "read_image", "read_mask", "write_mask"]
+__all__ = [
+    "MAX_VOXELS",
+    "Grid",
+    "Volume",
+    "is_nifti",
+    "largest_value",
+    "read_grid",
+    "read_image",
+    "read_mask",
+    "write_mask",
+]
 
 MAX_VOXELS = 2**30
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_SLICE_THICKNESS = "0018|0050"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -61,23 +72,27 @@ class Grid:
         return shape[0], shape[1], shape[2]
 
     def to_ras(self, array: NDArray) -> NDArray:
-        """Bring an array of the file's axis order to RAS+ axis order."""
-        return nib.apply_orientation(array, self.orientation)
+        """Bring an array of the file's axis order to RAS+ axis order, as a copy with ordinary strides."""
+        return nib.apply_orientation(array, self.orientation).copy()
 
     def restore(self, array: NDArray) -> NDArray:
         """Bring an array of RAS+ axis order back to the file's axis order."""
         axes = self.orientation[:, 0].astype(int)
         restored = array.transpose(axes)
         flipped = [axis for axis, sign in enumerate(self.orientation[:, 1]) if sign < 0]
-        return np.ascontiguousarray(np.flip(restored, flipped))
+        return np.flip(restored, flipped).copy()
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An image in RAS+ axis order: `array` float32 (X, Y, Z), `affine` to RAS millimetres, `grid` of its file."""
+    """An image in RAS+ axis order: `array` float32 (X, Y, Z), `affine` to RAS millimetres, `grid` of its file.
+
+    `source` names it in messages.
+    """
 
     array: NDArray[np.float32]
     grid: Grid
+    source: str = "the image"
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -116,13 +131,14 @@ def read_image(path: Path) -> Volume:
             array = np.asarray(image.dataobj).reshape(grid.shape)
         else:
             array, grid = _read_dicom(path)
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     finite = np.isfinite(array)
     if not finite.all():
         if not finite.any():
             raise ImageError(path, "no voxel has a finite value")
         array = np.where(finite, array, array[finite].min())
-    return Volume(np.ascontiguousarray(grid.to_ras(array)), grid)
+    return Volume(grid.to_ras(array), grid, str(path))
 
 
 def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
@@ -149,13 +165,18 @@ def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.u
     if unknown:
         known = ", ".join(f"{value} {name}" for name, value in labels.items())
         raise LabelError(path, f"it holds the value {unknown[0]:g}; known values are 0 and {known}")
-    return np.ascontiguousarray(grid.to_ras(array.astype(np.uint8)))
+    return grid.to_ras(array.astype(np.uint8))
 
 
 def largest_value(path: Path) -> int:
-    """The largest value in a NIfTI mask. Raises `LabelError`."""
+    """The largest value in a NIfTI mask. Raises `LabelError`, also for one above 255."""
     with _readable(path, LabelError):
-        return int(np.asarray(_open(path).dataobj).max())
+        image = _open(path)
+        _nifti_grid(path, image, LabelError)
+        largest = np.asarray(image.dataobj).max()
+    if not 0 <= largest <= 255:
+        raise LabelError(path, f"its largest value is {largest:g}; a mask holds values from 0 to 255")
+    return int(largest)
 
 
 def write_mask(mask: NDArray[np.uint8], grid: Grid, path: Path) -> None:
@@ -171,13 +192,18 @@ def _read_dicom(path: Path) -> tuple[NDArray, Grid]:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
         if len(series) != 1:
             raise ImageError(path, f"expected the files of one DICOM series, found {len(series)}")
-        image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0]))
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])
+        image = sitk.ReadImage(files if len(files) > 1 else files[0])
     else:
         image = sitk.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(path, "expected a volume with one value per voxel (no colour, no time)")
+    spacing = list(image.GetSpacing())
+    if image.GetDepth() == 1 and image.HasMetaDataKey(_SLICE_THICKNESS):
+        # There is no second slice to tell the distance from; SimpleITK then says 1 mm.
+        spacing[2] = float(image.GetMetaData(_SLICE_THICKNESS))
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * spacing
     affine[:3, 3] = image.GetOrigin()
     array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     x, y, z = array.shape
@@ -203,7 +229,7 @@ def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> 
     if not 0 < np.prod(shape, dtype=np.float64) <= MAX_VOXELS:
         raise error(path, f"its size {shape} is outside 1..{MAX_VOXELS} voxels")
     affine = np.asarray(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not np.isfinite(affine).all() or np.isnan(nib.io_orientation(affine)).any():
         raise error(path, "its affine is singular, so the place of its voxels in the patient is not known")
     return Grid((shape[0], shape[1], shape[2]), affine)
 
@@ -230,6 +256,7 @@ def _readable(path: Path, error: type[ImageError]) -> Iterator[None]:
         ValueError,
         TypeError,
         RuntimeError,
+        OverflowError,
         zlib.error,
         ImageFileError,
         HeaderDataError,

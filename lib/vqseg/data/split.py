@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqseg.data.studies import Study, patient_of
+from vqseg.errors import DataError
 from vqseg.files import read_json, write_json
 
 __all__ = ["LockedSplit", "lock_split"]
@@ -30,13 +31,13 @@ def lock_split(labelled: Sequence[Study], fraction: float, pattern: str, path: P
     A patient that was ever assigned keeps its side. New patients are assigned in an order that follows from their names
     alone, to validation until the share `fraction` of the labelled patients is reached (at least one patient, once
     there are three). So neither unlabelled studies nor the order of arrival change anything, and no later training can
-    learn from a study that an earlier model was validated on.
+    learn from a study that an earlier model was validated on. Raises `DataError` when the file is damaged.
     """
-    sides: dict[str, str] = (read_json(path) or {}).get("patients", {})
+    sides = _read(path)
     patients = sorted({patient_of(study.id, pattern) for study in labelled}, key=_rank)
     locked = sum(sides.get(patient) == "validation" for patient in patients)
     enough = len(patients) >= _LEAST_PATIENTS and fraction > 0
-    wanted = max(1, round(fraction * len(patients))) if enough else 0
+    wanted = min(max(1, round(fraction * len(patients))), len(patients) - 1) if enough else 0
     for patient in patients:
         if patient not in sides:
             sides[patient] = "validation" if locked < wanted else "training"
@@ -53,6 +54,17 @@ def lock_split(labelled: Sequence[Study], fraction: float, pattern: str, path: P
     else:
         why = "every labelled patient was trained on before; the next new one is kept for validation"
     return LockedSplit(training, [], f"the {len(training)} labelled studies it trains on ({why})")
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Sides by patient. A damaged file is an error: taken for an empty one, it would let trained patients validate."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    sides = content.get("patients") if isinstance(content, dict) else None
+    if not isinstance(sides, dict) or not set(sides.values()) <= {"training", "validation"}:
+        raise DataError(f"{path}: damaged; restore it from a copy, or remove it to lock a new validation split")
+    return sides
 
 
 def _rank(patient: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from vqseg.config import Data
 from vqseg.data.reading import is_nifti, largest_value
-from vqseg.errors import ConfigError, DataError
-from vqseg.files import read_json
+from vqseg.errors import ConfigError, DataError, LabelError
 
 __all__ = [
     "SplitFile",
@@ -23,6 +26,7 @@ __all__ = [
     "without_labels",
 ]
 
+LABEL_NAMES_FILE = "labels.json"
 _CHANNEL_SUFFIX = re.compile(r"_0000$")
 _TIME_POINT_SUFFIX = re.compile(r"_(?:[A-Za-z]+|ses-\w+)$")
 
@@ -71,7 +75,13 @@ def find_studies(images: Path, labels: Path | None = None) -> list[Study]:
     found = [path for path in sorted(images.iterdir()) if _is_image(path)]
     if not found:
         raise DataError(f"{images}: holds no image (.nii, .nii.gz or a folder with a DICOM series)")
-    return [Study(study_id(path), path, _label_of(path, labels)) for path in found]
+    studies: dict[str, Study] = {}
+    for path in found:
+        name = study_id(path)
+        if name in studies:
+            raise DataError(f"{path} and {studies[name].image.name} have the same name; keep one of them")
+        studies[name] = Study(name, path, _label_of(path, labels))
+    return list(studies.values())
 
 
 def patient_of(study: str, pattern: str = "") -> str:
@@ -85,7 +95,7 @@ def patient_of(study: str, pattern: str = "") -> str:
             match = re.search(pattern, study)
         except re.error as error:
             raise ConfigError(f"data.patient_pattern={pattern!r} is no regular expression: {error}") from None
-        return match.group((match.lastindex and 1) or 0) if match else study
+        return (match.lastindex and match.group(1)) or match.group() if match else study
     if subject := re.match(r"sub-[A-Za-z0-9]+", study):
         return subject.group()
     patient = _CHANNEL_SUFFIX.sub("", study)
@@ -110,14 +120,27 @@ def read_split(path: Path) -> SplitFile:
 def label_names(images: Path, studies: Sequence[Study]) -> dict[str, int]:
     """Names and values of the structures: `labels.json` beside the images, else `label_<value>` for 1..largest value.
 
-    Raises `LabelError` when a mask cannot be read.
+    A mask that cannot be read has no say. Raises `DataError` when `labels.json` is damaged.
     """
-    named = read_json(images / "labels.json")
-    if isinstance(named, dict) and named:
-        return {str(name): int(value) for name, value in named.items()}
-    masks = [study.label for study in studies if study.label]
-    largest = max((largest_value(mask) for mask in masks), default=0)
+    if named := read_label_names(images):
+        return named
+    largest = 0
+    for study in studies:
+        with contextlib.suppress(LabelError):
+            largest = max(largest, largest_value(study.label) if study.label else 0)
     return {f"label_{value}": value for value in range(1, largest + 1)}
+
+
+def read_label_names(folder: Path) -> dict[str, int]:
+    """Content of `labels.json` in the folder, {} when there is none. Raises `DataError` when it is damaged."""
+    path = folder / LABEL_NAMES_FILE
+    if not path.exists():
+        return {}
+    try:
+        return Data(labels=json.loads(path.read_text(encoding="utf-8"))).labels
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise DataError(f'{path}: expected {{"name": value, ...}} with values 1..L ({reason})') from None
 
 
 def without_labels(studies: Sequence[Study]) -> list[Study]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqseg.config import Config
+from vqseg.data.plan import more_than_one_element
 from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
@@ -38,7 +39,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Scores:
-    logits: Tensor
+    probability: Tensor
     usage: NDArray[np.int64]
 
 
@@ -70,7 +71,7 @@ class Predictor:
         prepared = time.perf_counter()
         scores = self._scores(image)
         inferred = time.perf_counter()
-        mask = resize_classes(scores.logits, volume.array.shape)
+        mask = resize_classes(scores.probability, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
         return Prediction(mask, scores.usage, seconds)
 
@@ -80,15 +81,19 @@ class Predictor:
 
     @torch.inference_mode()
     def _scores(self, image: NDArray[np.float32]) -> _Scores:
-        """Logits (L + 1, X, Y, Z) on the working grid, on the CPU, and the code usage."""
+        """Class probabilities (L + 1, X, Y, Z) on the working grid, on the CPU, and the code usage."""
         data = self.config.data
         assert data.patch_size is not None
+        mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
         usage = torch.zeros(self.config.model.codebook_size, dtype=torch.int64, device=self.device)
 
         def segment(window: Tensor) -> Tensor:
             output = self.network(window)
             usage.add_(torch.bincount(output.indices.flatten(), minlength=len(usage)))
-            return output.logits.float()
+            probability = output.logits.float().softmax(1)
+            for axis in mirrored:
+                probability += self.network(window.flip(axis + 2)).logits.float().softmax(1).flip(axis + 2)
+            return probability / (1 + len(mirrored))
 
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
@@ -108,11 +113,11 @@ class Predictor:
                 )
                 for part in batch.split(_SLICES_AT_A_TIME)
             ]
-        logits = torch.cat(parts)
-        logits = logits[0] if data.slice_axis is None else logits.movedim(0, data.slice_axis + 1)
-        return _Scores(logits, usage.cpu().numpy())
+        probability = torch.cat(parts)
+        probability = probability[0] if data.slice_axis is None else probability.movedim(0, data.slice_axis + 1)
+        return _Scores(probability, usage.cpu().numpy())
 
     def _window(self, shape: torch.Size, patch: tuple[int, ...]) -> tuple[int, ...]:
         stride = self.network.stride
-        whole = tuple(-(-size // stride) * stride for size in shape)
+        whole = more_than_one_element(tuple(-(-size // stride) * stride for size in shape), stride)
         return whole if np.prod(whole) <= _PATCHES_IN_ONE_PIECE * np.prod(patch) else tuple(patch)

@@ -28,9 +28,9 @@ Perturb = Callable[[Tensor, Tensor], Tensor]
 class Output:
     """Result of a forward pass.
 
-    `logits` (B, L + 1, *spatial); `image` (B, 1, *spatial), the reconstruction, none unless asked for; `indices`
-    (B, N) int64, the nearest codes before any perturbation; `tokens` (B, N, D); `codes` (B, N, D), the nearest codes
-    with gradient to the codebook.
+    `logits` (B, L + 1, *spatial); `image` (R, 1, *spatial), the reconstruction of the first R images, or none;
+    `indices` (B, N) int64, the nearest codes before any perturbation; `tokens` (B, N, D); `codes` (B, N, D), the
+    nearest codes with gradient to the codebook.
     """
 
     logits: Tensor
@@ -48,6 +48,7 @@ class VQSeg(nn.Module):
         model, dims = config.model, config.data.spatial_dims
         self.dims = dims
         self.first_level = model.first_quantized_level
+        self._stride = model.stride
         self.encoder = ConvEncoder(dims, model.channels)
         conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
         self.project = nn.ModuleList(
@@ -65,13 +66,14 @@ class VQSeg(nn.Module):
     @property
     def stride(self) -> int:
         """Every spatial size of an image must be a multiple of this."""
-        return 2 ** (len(self.encoder.levels) - 1)
+        return self._stride
 
-    def forward(self, image: Tensor, perturb: Perturb | None = None, *, reconstruct: bool = False) -> Output:
+    def forward(self, image: Tensor, perturb: Perturb | None = None, *, reconstruct: int = 0) -> Output:
         """Segment `image` (B, 1, *spatial).
 
-        `perturb(indices, codebook)` returns the indices that the decoders see instead of the nearest ones. A replaced
-        code passes no gradient to its token: the token did not choose it.
+        The first `reconstruct` images of the batch are also reconstructed. `perturb(indices, codebook)` returns the
+        indices that the decoders see instead of the nearest ones. A replaced code passes no gradient to its token: the
+        token did not choose it.
         """
         maps = [p(f) for p, f in zip(self.project, self.encoder(image)[self.first_level :], strict=True)]
         tokens = self.token_norm(torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).float())
@@ -85,7 +87,7 @@ class VQSeg(nn.Module):
         quantized = [part.unflatten(2, size) for part, size in zip(flat, sizes, strict=True)]
         return Output(
             self.segmentation(quantized),
-            self.reconstruction(quantized) if reconstruct else None,
+            self.reconstruction([part[:reconstruct] for part in quantized]) if reconstruct else None,
             nearest.indices,
             tokens,
             nearest.codes,

@@ -70,5 +70,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _names(folder: Path) -> list[str]:
-    names = read_json(folder / _POINTER)
-    return names if isinstance(names, list) else []
+    """Names of the checkpoints, newest first: those the pointer knows, then, should it be damaged, all others."""
+    pointer = read_json(folder / _POINTER)
+    present = sorted((path.name for path in folder.glob("[0-9]*")), reverse=True)
+    known = [name for name in pointer if name in present] if isinstance(pointer, list) else []
+    return [*known, *(name for name in present if name not in known)]

@@ -24,7 +24,7 @@ import vqseg
 from vqseg.config import Config
 from vqseg.data.plan import plan
 from vqseg.data.preparation import PreparedStudy, prepare_study
-from vqseg.data.reading import read_grid
+from vqseg.data.reading import read_grid, read_mask
 from vqseg.data.split import LockedSplit, lock_split
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
@@ -82,7 +82,8 @@ def train(
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
-        remove_leftovers(run)
+        for folder in (run, run / "checkpoints", run / "models", cache or run / "cache"):
+            remove_leftovers(folder)
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
         try:
             result = _Run(run, config, method, device, cache or run / "cache", status, on_progress).go(
@@ -194,6 +195,9 @@ class _Run:
         if validation is not None:
             note = f"{len(validation)} studies of the split file"
             kept = {study.id for study in validation}
+            for study in validation:
+                assert study.label is not None
+                read_mask(study.label, read_grid(study.image), self.config.data.labels)
             self.split = LockedSplit([s for s in studies if s.id not in kept], list(validation), note)
         else:
             data = self.config.data

@@ -69,7 +69,7 @@ class Method:
         loss = self.config.loss
         assert output.image is not None
         return {
-            "reconstruction": loss.reconstruction * reconstruction_loss(output.image, image),
+            "reconstruction": loss.reconstruction * reconstruction_loss(output.image, image[: len(output.image)]),
             "codebook": loss.codebook * codebook_loss(output.tokens, output.codes, commitment=loss.commitment),
         }
 
@@ -81,7 +81,7 @@ class Supervised(Method):
 
     def losses(self, inputs: StepInputs) -> dict[str, Tensor]:
         assert inputs.labelled.label is not None
-        output = inputs.student(inputs.labelled.image, reconstruct=True)
+        output = inputs.student(inputs.labelled.image, reconstruct=len(inputs.labelled.image))
         kind = self.config.loss.segmentation
         return {
             "labelled": segmentation_loss(output.logits, inputs.labelled.label, kind=kind),
@@ -116,7 +116,7 @@ class VQSegMethod(Supervised):
             return torch.cat([clean, inputs.student.qpm(weak, codebook, inputs.generator), rest])
 
         images = torch.cat([labelled.image, unlabelled.image, strong])
-        output = inputs.student(images, perturb, reconstruct=True)
+        output = inputs.student(images, perturb, reconstruct=known + unknown)
         for_known, for_weak, for_strong = output.logits.split([known, unknown, unknown])
         weight = self.config.loss.unlabelled * inputs.ramp
         return {

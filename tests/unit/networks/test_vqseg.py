@@ -27,7 +27,7 @@ def image(network: VQSeg, seed: int = 0) -> torch.Tensor:
 
 
 def test_shapes(network):
-    output = network(image(network), reconstruct=True)
+    output = network(image(network), reconstruct=2)
     spatial = [16] * network.dims
     tokens = 8**network.dims + 4**network.dims
     assert list(output.logits.shape) == [2, 3, *spatial]
@@ -52,7 +52,7 @@ def test_nothing_reaches_the_decoders_but_the_codes(network):
         return torch.full_like(indices, 3)
 
     with torch.no_grad():
-        results = [network(image(network, seed), all_three, reconstruct=True) for seed in (1, 2)]
+        results = [network(image(network, seed), all_three, reconstruct=2) for seed in (1, 2)]
     # A token whose nearest code is 3 already keeps its straight-through value, which equals the code up to rounding.
     torch.testing.assert_close(results[0].logits, results[1].logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(results[0].image, results[1].image, atol=1e-4, rtol=1e-4)
@@ -69,7 +69,7 @@ def test_a_replaced_code_gives_its_token_no_gradient(network):
 def test_evaluation_leaves_the_network_as_it_is(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
-        network(image(network), reconstruct=True)
+        network(image(network), reconstruct=2)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
 
@@ -78,5 +78,5 @@ def test_one_forward_pass_projects_the_codebook_once(network):
     calls = []
     network.quantizer.map.register_forward_hook(lambda *_: calls.append(1))
     generator = torch.Generator().manual_seed(0)
-    network.train()(image(network), lambda i, c: network.qpm(i, c, generator), reconstruct=True)
+    network.train()(image(network), lambda i, c: network.qpm(i, c, generator), reconstruct=2)
     assert len(calls) == 1

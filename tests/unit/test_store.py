@@ -1,0 +1,202 @@
+"""Whatever happens while a model is published, a reader finds a whole one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import state_of, tiny_config, tiny_network
+
+import vqseg.store as store_module
+from vqseg.errors import ModelError
+from vqseg.networks.vqseg import VQSeg
+from vqseg.store import ModelStore, find_version, load_weights
+
+CONFIG = tiny_config()
+
+
+def manifest(dice: float = 0.5) -> dict[str, Any]:
+    return {"config": CONFIG.model_dump(mode="json"), "validation": {"dice": dice}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """A store with versions 0001, 0002 and 0003, each of its own weights."""
+    store = ModelStore(tmp_path / "models")
+    for seed in (1, 2, 3):
+        store.publish(tiny_network(CONFIG, seed), manifest(seed / 10))
+    return store
+
+
+def live_name(store: ModelStore) -> str | None:
+    live = store.live()
+    return live and live.name
+
+
+def test_empty_store(tmp_path: Path) -> None:
+    assert ModelStore(tmp_path).live() is None
+    assert ModelStore(tmp_path / "nowhere").versions() == []
+    with pytest.raises(ModelError, match="no earlier version"):
+        ModelStore(tmp_path).rollback()
+    with pytest.raises(ModelError, match="train one first"):
+        find_version(tmp_path)
+    with pytest.raises(ModelError, match="no such folder"):
+        find_version(tmp_path / "nowhere")
+
+
+def test_published_weights_come_back(store: ModelStore) -> None:
+    assert [version.name for version in store.versions()] == ["0001", "0002", "0003"]
+    for seed, version in enumerate(store.versions(), 1):
+        network = tiny_network(version.config, 9)
+        load_weights(network, version)
+        for name, value in state_of(tiny_network(CONFIG, seed)).items():
+            np.testing.assert_array_equal(state_of(network)[name], value)
+        assert version.config == CONFIG
+        assert version.score == seed / 10
+
+
+def test_live_is_the_newest_until_it_is_rolled_back(store: ModelStore) -> None:
+    assert live_name(store) == "0003"
+    assert store.rollback().name == live_name(store) == "0002"
+    assert store.publish(tiny_network(CONFIG), manifest()).name == live_name(store) == "0004"
+    # Back to what was live before, which was 0002 and not 0003.
+    assert store.rollback().name == live_name(store) == "0002"
+    assert store.rollback().name == live_name(store) == "0001"
+    with pytest.raises(ModelError, match="no earlier version"):
+        store.rollback()
+    assert live_name(store) == "0001"
+    assert store.make_live("0003").name == live_name(store) == "0003"
+    assert store.rollback().name == "0001"
+
+
+def test_going_back_never_stays(store: ModelStore) -> None:
+    store.make_live("0002")
+    store.make_live("0002")
+    assert store.rollback().name != "0002"
+
+
+def test_unknown_version_lists_the_known_ones(store: ModelStore) -> None:
+    with pytest.raises(ModelError, match=r"'0009'.*0001, 0002, 0003"):
+        store.make_live("0009")
+    assert live_name(store) == "0003"
+
+
+def test_old_versions_are_removed_but_never_the_live_one(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, keep=2)
+    for seed in range(4):
+        store.publish(tiny_network(CONFIG, seed), manifest())
+        live = store.live()
+        assert live is not None
+        load_weights(tiny_network(CONFIG), live)
+    assert [version.name for version in store.versions()] == ["0003", "0004"]
+    assert store.rollback().name == "0003"
+    with pytest.raises(ModelError):  # 0002 is gone
+        store.rollback()
+
+
+def test_run_store_and_version_are_all_found(store: ModelStore) -> None:
+    for folder in (store.folder.parent, store.folder, store.folder / "0003"):
+        assert find_version(folder).name == "0003"
+    assert find_version(store.folder / "0001").name == "0001"
+
+
+@pytest.mark.parametrize("interrupted", ["save_file", "write_json", "sha256"])
+def test_a_crash_while_publishing_leaves_the_former_model_live(
+    interrupted: str, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, interrupted, crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(tiny_network(CONFIG, 4), manifest())
+    live = store.live()
+    assert live is not None
+    assert live.name == "0003"
+    load_weights(tiny_network(CONFIG), live)
+    assert len(store.versions()) == 3
+    assert store.publish(tiny_network(CONFIG, 4), manifest()).name == live_name(store)
+
+
+def test_a_crash_before_the_pointer_moves_loses_nothing(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelStore, "_point_at", lambda self, name: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.publish(tiny_network(CONFIG, 4), manifest())
+    assert live_name(store) == "0003"
+    assert store.make_live("0004").name == live_name(store)
+
+
+def test_half_written_folders_are_no_versions(store: ModelStore) -> None:
+    for name in ("0004", ".writing-x", "0005"):
+        (store.folder / name).mkdir()
+    (store.folder / "0005" / "model.safetensors").write_bytes(b"half")
+    (store.folder / ".writing-x" / "manifest.json").write_text("{}")
+    (store.folder / "0004" / "manifest.json").write_text('{"half')
+    assert [version.name for version in store.versions()] == ["0001", "0002", "0003"]
+    assert live_name(store) == "0003"
+    assert store.publish(tiny_network(CONFIG), manifest()).name == "0006"
+
+
+@pytest.mark.parametrize("place", [0.01, 0.5, 0.999])
+def test_one_flipped_bit_in_the_weights_is_found(place: float, store: ModelStore) -> None:
+    live = store.live()
+    assert live is not None
+    path = live.folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(bytes(content))
+    network = tiny_network(CONFIG, 7)
+    before = state_of(network)
+    with pytest.raises(ModelError, match=r"model\.safetensors.*damaged"):
+        load_weights(network, live)
+    for name, value in state_of(network).items():
+        np.testing.assert_array_equal(value, before[name])
+    load_weights(network, store.rollback())
+
+
+def test_weights_that_are_gone_or_of_another_network_are_named(store: ModelStore) -> None:
+    live = store.live()
+    assert live is not None
+    other = VQSeg(tiny_config({"model.code_dim": 8}))
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_weights(other, live)
+    (live.folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_weights(tiny_network(CONFIG), live)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '"0001"', "{}", '{"live": null}', '{"live": "0009", "history": []}', '{"live": "0001"}']
+)
+def test_damaged_pointer_is_never_a_stack_trace(text: str, store: ModelStore) -> None:
+    (store.folder / "live.json").write_text(text)
+    try:
+        find_version(store.folder)
+    except ModelError as error:
+        assert str(store.folder) in str(error)  # noqa: PT017 - either outcome is right
+    assert store.make_live("0002").name == live_name(store) == "0002"
+    (store.folder / "live.json").write_text(text)
+    assert store.publish(tiny_network(CONFIG), manifest()).name == live_name(store)
+
+
+@pytest.mark.parametrize("damage", [{"config": {"model": {"channels": "x"}}}, {"config": None}, {"no": "config"}])
+def test_settings_of_another_version_are_named(damage: dict[str, Any], store: ModelStore) -> None:
+    (store.folder / "0002" / "manifest.json").write_text(json.dumps(damage))
+    with pytest.raises(ModelError, match=r"manifest\.json"):
+        _ = find_version(store.folder / "0002").config
+
+
+def test_publishing_changes_nothing_in_the_network(tmp_path: Path) -> None:
+    network = tiny_network(CONFIG).train()
+    before = state_of(network)
+    ModelStore(tmp_path).publish(network, manifest())
+    assert network.training
+    assert all(np.array_equal(value, before[name], equal_nan=True) for name, value in state_of(network).items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert torch.is_grad_enabled()
