@@ -33,6 +33,8 @@ class _Commands(click.Group):
             raise click.UsageError(str(error)) from None
         except VQSegError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,7 +112,8 @@ def train(
     for entry in result.left_out:
         click.echo(f"left out: {entry['reason']}", err=True)
     live = result.live.name if result.live else "none"
-    click.echo(f"{result.steps} steps; best validation Dice {result.best:.4f}; live version {live} in {out / 'models'}")
+    click.echo(f"{result.steps} steps; best Dice {_number(result.best)} on {result.validated_on}")
+    click.echo(f"live version {live} in {out / 'models'}")
 
 
 @main.command()

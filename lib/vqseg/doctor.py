@@ -7,14 +7,11 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 
-import torch
-
 import vqseg
-from vqseg.devices import has_fast_bfloat16
 
 __all__ = ["Finding", "report"]
 
-_NEEDED = ("torch", "monai", "numpy", "nibabel", "SimpleITK", "safetensors", "pydantic")
+_NEEDED = ("torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "pydantic", "filelock", "psutil")
 _SERVER = ("monailabel", "pydicom", "fastapi")
 
 
@@ -31,9 +28,20 @@ def report() -> list[Finding]:
     findings = [Finding(True, f"vqseg {vqseg.__version__} on Python {platform.python_version()}")]
     findings += [_package(name, "`pip install -r requirements.txt`") for name in _NEEDED]
     findings += [_package(name, "the server needs it: `pip install -r requirements.txt`") for name in _SERVER]
+    if not all(finding.fine for finding in findings):
+        return findings
+    return findings + _devices()
+
+
+def _devices() -> list[Finding]:
+    # Only here, so that a missing torch is a finding and no stack trace.
+    import torch
+
+    from vqseg.devices import has_fast_bfloat16
+
     cpu = torch.device("cpu")
     precision = "bfloat16" if has_fast_bfloat16(cpu) else "float32"
-    findings.append(Finding(True, f"CPU: {torch.get_num_threads()} threads, trains in {precision}"))
+    findings = [Finding(True, f"CPU: {torch.get_num_threads()} threads, trains in {precision}")]
     if not torch.cuda.is_available():
         findings.append(Finding(True, "no GPU that this torch can use: everything runs on the CPU"))
     for index in range(torch.cuda.device_count()):

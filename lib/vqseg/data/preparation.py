@@ -7,7 +7,7 @@ data set. An entry's name is a hash of the file's identity and of the settings t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +67,12 @@ def prepare_label(mask: NDArray[np.uint8], spacing: tuple[float, ...], data: Dat
     shape = working_shape(mask.shape, spacing, data)
     if shape == mask.shape:
         return mask
-    classes = functional.one_hot(torch.from_numpy(mask).long(), len(data.labels) + 1).movedim(-1, 0)
-    return resize_classes(classes.float(), shape)
+    classes = range(len(data.labels) + 1)
+    return resize_classes((torch.from_numpy(mask == value).float() for value in classes), shape)
 
 
-def resize_classes(scores: torch.Tensor, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Class of the largest score at each voxel of `shape`, from scores (C, X, Y, Z), one class in memory at a time."""
+def resize_classes(scores: Iterable[torch.Tensor], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Class of the largest score at each voxel of `shape`, from the classes' scores (X, Y, Z), one after another."""
     best = torch.full(shape, -torch.inf)
     winner = torch.zeros(shape, dtype=torch.uint8)
     for value, score in enumerate(scores):

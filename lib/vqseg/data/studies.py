@@ -28,7 +28,9 @@ __all__ = [
 
 LABEL_NAMES_FILE = "labels.json"
 _CHANNEL_SUFFIX = re.compile(r"_0000$")
-_TIME_POINT_SUFFIX = re.compile(r"_(?:[A-Za-z]+|ses-\w+)$")
+_TIME_POINT_SUFFIX = re.compile(
+    r"_(?:ED|ES|baseline|follow-?up|pre|post|left|right|(?:frame|ses|tp|t|time|visit|scan)-?\w*\d)$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def patient_of(study: str, pattern: str = "") -> str:
     """The patient a study belongs to, from its id.
 
     With a `pattern`, its first match (its first group, if it has one). Without: the BIDS subject (`sub-...`), else
-    the id without the channel suffix `_0000` and without trailing words such as `_ED` or `_baseline`.
+    the id without the channel suffix `_0000` and without the names of phases, time points and sides: `_ED`,
+    `_frame01`, `_t2`, `_baseline`, `_left`.
     """
     if pattern:
         try:

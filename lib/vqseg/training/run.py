@@ -26,7 +26,7 @@ from vqseg.data.plan import plan
 from vqseg.data.preparation import PreparedStudy, prepare_study
 from vqseg.data.reading import read_grid, read_mask
 from vqseg.data.split import LockedSplit, lock_split
-from vqseg.data.studies import Study
+from vqseg.data.studies import Study, patient_of
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError, VQSegError
 from vqseg.files import remove_leftovers, sha256
@@ -49,10 +49,12 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`live` is the version that is live afterwards; `best` the best validation Dice of this training."""
+    """`live` is the version that is live afterwards; `best` the best Dice of this training, and `validated_on` says in
+    words on which studies."""
 
     live: ModelVersion | None
     best: float | None
+    validated_on: str
     steps: int
     left_out: list[dict[str, str]]
 
@@ -80,6 +82,11 @@ def train(
         raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
+    if METHODS[method].uses_unlabelled and config.train.unlabelled_from >= config.train.steps:
+        raise ConfigError(
+            f"train.unlabelled_from={config.train.unlabelled_from} leaves none of {config.train.steps} steps "
+            "to the unlabelled studies; set it lower"
+        )
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         for folder in (run, run / "checkpoints", run / "models", cache or run / "cache"):
@@ -87,7 +94,7 @@ def train(
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
         try:
             result = _Run(run, config, method, device, cache or run / "cache", status, on_progress).go(
-                list(studies), validation, resume
+                sorted(studies, key=lambda study: study.id), validation, resume
             )
         except VQSegError as error:
             status.write(state="failed", message=str(error))
@@ -131,6 +138,9 @@ class _Run:
         labelled, unlabelled = self._prepare(studies)
         self._split(labelled, validation)
         training = [p for p in labelled if p.study in self.split.training]
+        pattern = self.config.data.patient_pattern
+        locked = {patient_of(study.id, pattern) for study in self.split.validation}
+        unlabelled = [p for p in unlabelled if patient_of(p.study.id, pattern) not in locked]
         if not training:
             raise TrainingError("no labelled study can be trained on; label at least one study first")
         images = unlabelled or [replace(p, label=None, foreground=None) for p in training]
@@ -139,7 +149,7 @@ class _Run:
         self._start(checkpoint)
         self.begin = time.monotonic()
         self.trainer.run(self._after_step)
-        return TrainingResult(self.store.live(), self.best, self.trainer.step, self.left_out)
+        return TrainingResult(self.store.live(), self.best, self.split.note, self.trainer.step, self.left_out)
 
     def _unfinished(self) -> Checkpoint | None:
         checkpoint = load_checkpoint(self.checkpoints)
@@ -151,7 +161,9 @@ class _Run:
         return checkpoint
 
     def _request(self) -> dict[str, Any]:
-        return {"method": self.method, **self.requested.model_dump(mode="json")}
+        # How a model is used afterwards does not change how it is trained.
+        settings = self.requested.model_dump(mode="json", exclude={"inference", "active"})
+        return {"method": self.method, **settings}
 
     def _plan(self, studies: Sequence[Study]) -> Config:
         if not studies:
@@ -194,11 +206,14 @@ class _Run:
         studies = [prepared.study for prepared in labelled]
         if validation is not None:
             note = f"{len(validation)} studies of the split file"
-            kept = {study.id for study in validation}
+            pattern = self.config.data.patient_pattern
+            kept = {patient_of(study.id, pattern) for study in validation}
             for study in validation:
                 assert study.label is not None
                 read_mask(study.label, read_grid(study.image), self.config.data.labels)
-            self.split = LockedSplit([s for s in studies if s.id not in kept], list(validation), note)
+            self.split = LockedSplit(
+                [s for s in studies if patient_of(s.id, pattern) not in kept], list(validation), note
+            )
         else:
             data = self.config.data
             self.split = lock_split(studies, data.validation_fraction, data.patient_pattern, self.run / "split.json")
@@ -207,7 +222,9 @@ class _Run:
     def _start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint:
             self.trainer.restore(checkpoint)
-            self.best = checkpoint.state["best"]
+            # A score on other studies is no score to beat.
+            same = checkpoint.state["validated_on"] == [study.id for study in self.validated_on]
+            self.best = checkpoint.state["best"] if same else None
             self.seconds_before = checkpoint.state["seconds"]
         else:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -238,7 +255,20 @@ class _Run:
             return None
         if champion.labels != self.config.data.labels:
             return None
-        return validate(champion, self.validated_on).dice
+        return self._score(champion).dice
+
+    def _score(self, predictor: Predictor) -> ValidationScore:
+        """Score on the studies validated on; one that went missing or bad meanwhile is left out from now on."""
+        while self.validated_on:
+            try:
+                return validate(predictor, self.validated_on)
+            except ImageError as error:
+                bad = next(s for s in self.validated_on if str(error).startswith((f"{s.image}:", f"{s.label}:")))
+                self._leave_out(bad, error)
+                self.validated_on = [study for study in self.validated_on if study is not bad]
+                # Scores on more studies cannot be compared with those to come.
+                self.best = self.champion = None
+        raise TrainingError("none of the validation studies can be read any more; see left_out in the status")
 
     def _after_step(self, done: TrainedStep) -> None:
         train = self.config.train
@@ -263,6 +293,7 @@ class _Run:
             config=self.config.model_dump(mode="json"),
             requested=self._request(),
             best=self.best,
+            validated_on=[study.id for study in self.validated_on],
             seconds=self.seconds_before + time.monotonic() - self.begin,
             finished=finished,
         )
@@ -270,11 +301,11 @@ class _Run:
     def _validate(self, done: TrainedStep) -> None:
         """Score the teacher; publish it when it is this training's best and at least as good as the live model was."""
         teacher = Predictor(self.trainer.teacher, self.config, self.device)
-        score = validate(teacher, self.validated_on)
+        score = self._score(teacher)
         published = None
-        # Studies that were trained on cannot tell which of two steps is better, so there the later step wins.
-        improved = not self.split.validation or self.best is None or score.dice > self.best
-        if improved and score.dice >= (self.champion or 0):
+        # Studies that were trained on cannot tell which of two models is better, so there the later one wins.
+        better = self.best is None or score.dice > self.best
+        if not self.split.validation or (better and score.dice >= (self.champion or 0)):
             published = self.store.publish(self.trainer.teacher, self._manifest_of(score, done.step))
         self.best = max(score.dice, self.best or 0)
         self.status.event(

@@ -14,6 +14,8 @@ from vqseg.files import read_json, write_json
 __all__ = ["StatusFile", "read_status"]
 
 _NAME = "status.json"
+# A clock that is set while a training runs shifts the times of all processes a little.
+_CLOCK_TOLERANCE = 2.0
 
 
 class StatusFile:
@@ -59,6 +61,9 @@ def _alive(status: dict[str, Any]) -> bool:
     """Whether the very process that wrote the status runs: its id may be another's by now, or a zombie's."""
     try:
         process = psutil.Process(int(status["pid"]))
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() == status["process_started"]
-    except (psutil.Error, KeyError, ValueError):
+        return (
+            process.status() != psutil.STATUS_ZOMBIE
+            and abs(process.create_time() - status["process_started"]) < _CLOCK_TOLERANCE
+        )
+    except (psutil.Error, KeyError, TypeError, ValueError):
         return False

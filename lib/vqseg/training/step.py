@@ -92,8 +92,9 @@ class Supervised(Method):
 class VQSegMethod(Supervised):
     """The whole method. One forward pass of the student holds all streams, so the codebook is projected once.
 
-    Until `train.unlabelled_from` it learns from labelled patches alone: a teacher that knows nothing yet teaches
-    background, and the student never recovers from it.
+    The strong view's CutMix takes boxes from labelled images too, with their own labels. Until `train.unlabelled_from`
+    the student learns from labelled patches alone: a teacher that knows nothing yet teaches background, and the
+    student never recovers from it.
     """
 
     uses_unlabelled = True
@@ -107,9 +108,11 @@ class VQSegMethod(Supervised):
         known, unknown = len(labelled.image), len(unlabelled.image)
         pseudo = pseudo_label(inputs.teacher, unlabelled.image, self.config.loss.confidence)
 
-        mix = draw_cutmix(unlabelled.image, self.config.views.cutmix, inputs.generator)
+        mix = draw_cutmix(unlabelled.image, known + unknown, self.config.views.cutmix, inputs.generator)
         changes = draw_intensity(unknown, self.config.views, inputs.generator)
-        strong = apply_cutmix(apply_intensity(unlabelled.image, changes), mix)
+        strong = apply_cutmix(torch.cat([apply_intensity(unlabelled.image, changes), labelled.image]), mix)
+        mixed = apply_cutmix(torch.cat([pseudo.target, labelled.label]), mix)
+        sure = apply_cutmix(torch.cat([pseudo.valid, torch.ones_like(labelled.label, dtype=torch.bool)]), mix)
 
         def perturb(indices: Tensor, codebook: Tensor) -> Tensor:
             clean, weak, rest = indices.split([known, unknown, unknown])
@@ -122,10 +125,7 @@ class VQSegMethod(Supervised):
         return {
             "labelled": segmentation_loss(for_known, labelled.label, kind=kind),
             "perturbed": weight * segmentation_loss(for_weak, pseudo.target, pseudo.valid, kind=kind),
-            "strong": weight
-            * segmentation_loss(
-                for_strong, apply_cutmix(pseudo.target, mix), apply_cutmix(pseudo.valid, mix), kind=kind
-            ),
+            "strong": weight * segmentation_loss(for_strong, mixed, sure, kind=kind),
             **self.network_terms(output, images),
         }
 

@@ -76,11 +76,11 @@ class Trainer:
             self._set_learning_rate()
             losses = self._losses(labelled, unlabelled)
             total = torch.stack(list(losses.values())).sum()
-            if not total.isfinite():
-                raise TrainingError(f"the loss is not finite at step {self.step + 1}: {_as_floats(losses)}")
+            self._need_finite(total, "loss", losses)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.train.clip_gradient)
+            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.train.clip_gradient)
+            self._need_finite(norm, "gradient", losses)
             self.optimizer.step()
             self.step += 1
             update_teacher(self.teacher, self.student, teacher_decay(self.step, self.config.train.teacher_decay))
@@ -129,6 +129,13 @@ class Trainer:
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.method.losses(inputs)
+
+    def _need_finite(self, value: Tensor, name: str, losses: dict[str, Tensor]) -> None:
+        if not value.isfinite():
+            raise TrainingError(
+                f"the {name} is not finite at step {self.step + 1}: {_as_floats(losses)}; the last "
+                "checkpoint is intact; train with a lower learning rate or another seed"
+            )
 
     def _weak_view(self, batch: Batch, generator: torch.Generator) -> Batch:
         draw = draw_geometry(len(batch.image), self._extent(), self.config.views, generator)
