@@ -37,6 +37,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
 from vqseg.active.strategies import STRATEGIES, make_strategy
@@ -116,7 +117,9 @@ class VQSegApp(MONAILabelApp):
         file, params = self._infers[request["model"]]({**request, "image": path, "keep_usage": not upload})
         tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
         kept = bool(request.get("save_label")) and not upload
-        label = datastore.save_label(image, file, tag, {"model": NAME, "params": params}) if kept else file
+        names = [{"name": name, "idx": value} for name, value in params["label_names"].items()]
+        info = {"model": NAME, "params": params, "label_info": names}
+        label = datastore.save_label(image, file, tag, info) if kept else file
         return {"label": label, "tag": tag, "file": file, "params": params}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +154,9 @@ class VQSegApp(MONAILabelApp):
         if model not in self._trainers:
             raise UnknownError("trainer", model, self._trainers)
         self._trainers[model].check(request, self.datastore())
+        # A training of this server is answered by MONAI Label itself: 429, or it is queued.
+        if not processes("train"):
+            self._trainers[model].check_free()
 
     def on_init_complete(self) -> None:
         super().on_init_complete()

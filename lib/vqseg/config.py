@@ -155,8 +155,10 @@ class Train(Section):
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(50, ge=0, description="steps of linear learning-rate warm-up")
-    unlabelled_from: int = Field(200, ge=0, description="steps on labelled patches alone, until the teacher can teach")
-    rampup_steps: int = Field(200, ge=1, description="further steps in which the unlabelled terms gain weight")
+    supervised_share: float = Field(
+        0.25, ge=0, lt=1, description="share of the steps on labelled patches alone, until the teacher can teach"
+    )
+    rampup_share: float = Field(0.25, ge=0, le=1, description="further share in which the unlabelled terms gain weight")
     poly_power: float = Field(0.9, ge=0, description="exponent of the polynomial learning-rate decay")
     teacher_decay: float = Field(0.99, ge=0, lt=1, description="upper bound of the EMA decay")
     clip_gradient: float = Field(5.0, gt=0, description="largest gradient norm")

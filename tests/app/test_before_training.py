@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+import requests
+
+from vqseg.training.status import StatusFile
 
 
 def test_info_for_the_clients(fresh: Any) -> None:
@@ -22,6 +26,33 @@ def test_info_for_the_clients(fresh: Any) -> None:
 
 def test_idle_as_ohif_asks(fresh: Any) -> None:
     assert fresh.get("/train/", check_if_running="true").status_code == 404
+
+
+def test_a_training_that_outlived_its_server_is_named(fresh: Any) -> None:
+    StatusFile(fresh.run)
+    try:
+        for path in ("/train/vqseg", "/train/"):
+            reply = fresh.post(path)
+            assert reply.status_code == 409
+            assert f"running already, in process {os.getpid()}:" in reply.json()["detail"]
+    finally:
+        (fresh.run / "status.json").unlink()
+
+
+@pytest.mark.parametrize("body", ["{", '{"client_id": NaN}', '{"steps": 1e999}', '{"client_id": "\\ud800"}'])
+def test_a_body_that_is_no_json_is_refused(fresh: Any, body: str) -> None:
+    for path in ("/activelearning/random", "/train/vqseg"):
+        reply = requests.post(fresh.url + path, body, headers={"Content-Type": "application/json"}, timeout=60)
+        assert reply.status_code == 400, reply.text
+        assert "body: not valid JSON" in reply.json()["detail"]
+
+
+def test_a_client_without_a_name_is_known_by_its_address(fresh: Any) -> None:
+    first, second = (fresh.post("/activelearning/uniform").json() for _ in range(2))
+    assert first["id"] == second["id"]
+    assert (
+        fresh.get("/datastore/image/info", image=first["id"]).json()["strategy"]["uniform"]["client_id"] == "127.0.0.1"
+    )
 
 
 @pytest.mark.parametrize("output", [None, "image", "json"])
@@ -66,6 +97,7 @@ def test_unknown_name_is_answered_with_the_known_ones(fresh: Any, path: str, nam
         ({"loss.unlabelled": -1}, "loss.unlabelled"),
         ({"method": "magic"}, "unknown training method 'magic'"),
         ({"gpus": 1}, "gpus"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"steps": "3" * 100_000}, "larger than"),
     ],
 )

@@ -25,6 +25,29 @@ def test_a_study_is_not_handed_to_two_clients(app_module: Any) -> None:
     assert held.take_first(["a", "b"], "three") == "a"
 
 
+def test_a_client_holds_one_study_and_gets_it_again(app_module: Any) -> None:
+    held = app_module("reservations").Reservations(60, lambda: 0.0)
+    assert held.take_first(["a", "b", "c"], "one") == "a"
+    assert held.take_first(["c", "b", "a"], "one") == "a"
+    assert held.take_first(["c", "b"], "one") == "c"
+    assert held.of_others("two") == {"c"}
+
+
+def test_uniform_gives_a_client_its_own_study_again(
+    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore_module = app_module("datastore")
+    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    for number in range(20):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / f"case{number}.nii.gz")
+    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
+    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
+    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
+    held = app_module("reservations").Reservations(60)
+    strategy = app_module("strategies").NextStudy("uniform", Active(), live, usage, held, 1.0)
+    assert len({strategy({"client_id": "reader"}, datastore)["id"] for _ in range(5)}) == 1
+
+
 def test_no_time_means_no_reservation(app_module: Any) -> None:
     held = app_module("reservations").Reservations(0, lambda: 0.0)
     assert [held.take_first(["a"], client) for client in ("one", "two")] == ["a", "a"]
@@ -40,6 +63,27 @@ def test_counts_belong_to_one_model_and_one_image(app_module: Any, tmp_path: Pat
     assert cache.get("0002-b", image) is None
     os.utime(image, ns=(1, 1))
     assert cache.get("0001-a", image) is None
+
+
+def test_counts_that_cannot_be_kept_fail_nothing(app_module: Any, tmp_path: Path) -> None:
+    (tmp_path / "usage").write_bytes(b"a file where the folder should be")
+    image = tmp_path / "case.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), image)
+    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
+
+    class Live:
+        def identity(self) -> str:
+            return "0001-a"
+
+        def usage(self, volume: Any) -> tuple[np.ndarray, str]:
+            return np.arange(5), "0001-a"
+
+    class Store:
+        def get_image_uri(self, study: str) -> str:
+            return str(image)
+
+    pool = app_module("pool").usage_of(["case"], Store(), Live(), cache)
+    assert (set(pool.counts), pool.left_out) == ({"case"}, {})
 
 
 def test_damaged_and_outdated_counts_are_not_used(app_module: Any, tmp_path: Path) -> None:

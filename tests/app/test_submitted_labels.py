@@ -112,6 +112,10 @@ def test_bare_voxels_as_ohif_sends_them(fresh: Any, tmp_path: Path) -> None:
         ({"params": "{"}, 400, "not valid JSON"),
         ({"params": '{"label_info": [{"name": "liver", "idx": 1}]}'}, 422, "unknown structure 'liver'; known: lung"),
         ({"params": '{"label_info": [1]}'}, 400, "label_info"),
+        ({"params": '{"label_info": 5}'}, 400, "label_info"),
+        ({"params": '{"label_info": [{"name": "lung", "idx": Infinity}]}'}, 400, "not valid JSON"),
+        ({"params": '{"score": NaN}'}, 400, "not valid JSON"),
+        ({"params": f'{{"deep": {"[" * 300}{"]" * 300}}}'}, 400, "not valid JSON"),
     ],
 )
 def test_wrong_request_to_keep_a_label(
@@ -140,3 +144,19 @@ def test_images_are_checked_on_arrival(fresh: Any, tmp_path: Path) -> None:
         assert reply.status_code == status, reply.text
         assert words in reply.json()["detail"]
     assert not list(tmp_path.parent.rglob("added*"))
+
+
+@pytest.mark.parametrize("info", ["{", "[1]", '{"score": NaN}', '{"score": 1e999}', '{"name": "\\ud800"}'])
+def test_what_is_kept_beside_images_and_labels_must_be_json(fresh: Any, info: str) -> None:
+    for path, query, field in (
+        ("image/info", {"image": STUDY}, "info"),
+        ("label/info", {"label": STUDY, "tag": "final"}, "info"),
+        ("updatelabelinfo", {"label": STUDY, "tag": "final"}, "params"),
+    ):
+        form = {field: (None, info)}
+        reply = requests.put(f"{fresh.url}/datastore/{path}", params=query, files=form, timeout=60)
+        assert reply.status_code == 400, reply.text
+        assert reply.json()["detail"].startswith("info: ")
+        form = {field: (None, '{"note": "seen"}')}
+        assert requests.put(f"{fresh.url}/datastore/{path}", params=query, files=form, timeout=60).ok
+    assert fresh.get("/datastore/", output="all").ok

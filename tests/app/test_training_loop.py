@@ -179,5 +179,7 @@ def test_batch_inference_keeps_masks_as_proposals(trained: Any) -> None:
     reply = trained.post("/batch/infer/vqseg", {"max_batch_size": 2}, images="all", run_sync="true")
     assert reply.ok, reply.text
     objects = trained.get("/datastore/", output="all").json()["objects"]
-    assert sum("original" in entry["labels"] for entry in objects.values()) == 2
+    kept = [entry["labels"]["original"] for entry in objects.values() if "original" in entry["labels"]]
+    names = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
+    assert [entry["info"]["label_info"] for entry in kept] == [names, names]
     assert trained.get("/info/").json()["datastore"]["completed"] == before

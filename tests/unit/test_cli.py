@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "labels" / f"{name}.nii.gz").unlink()
     result = train(folder, "--split", write_split(folder), "--labelled", "one", steps=4)
     assert result.exit_code == 0, result.output
-    assert "4 steps; best validation Dice" in result.output
+    assert "4 steps; best Dice" in result.output
     return folder
 
 

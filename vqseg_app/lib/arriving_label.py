@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,26 @@ _ANY = {f"label_{value}": value for value in range(1, 256)}
 
 
 def read_arriving_label(
-    file: Path, name: str, grid: Grid, labels: Mapping[str, int], label_info: Any
+    file: Path, name: str, grid: Grid, labels: Mapping[str, int], label_info: Any, *, fixed: bool = True
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Mask in RAS+ axis order with our values, and `label_info` with the same numbers.
 
-    `labels` are the structures that are known (empty: not yet known), `name` stands in messages.
+    `labels` are the structures that are known (empty: not yet known), `name` stands in messages. Unless the set is
+    `fixed`, a structure that is not known gets the next value that is free.
     Raises `LabelError` in words when the label does not fit the image or the structures.
     """
     given = names_of(label_info)
     unknown = [structure for structure in given if labels and structure not in labels]
-    if unknown:
+    if unknown and fixed:
         raise LabelError(name, f"unknown structure {unknown[0]!r}; known: {', '.join(labels)}")
     try:
         mask = _read(file, grid, given or labels or _ANY)
     except LabelError as error:
         raise LabelError(name, str(error).removeprefix(f"{file}: ")) from None
-    ours = {value: labels.get(structure, value) for structure, value in given.items()}
+    known = {**labels, **dict(zip(unknown, count(max(labels.values(), default=0) + 1)))}
+    ours = {value: known.get(structure, value) for structure, value in given.items()}
+    if max(ours.values(), default=0) > 255:
+        raise LabelError(name, f"there is no free value for {unknown[-1]!r}: a mask holds 1..255")
     if any(value != target for value, target in ours.items()):
         table = np.arange(256, dtype=np.uint8)
         table[list(ours)] = list(ours.values())

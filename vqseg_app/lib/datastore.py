@@ -8,20 +8,24 @@ the folder's watcher empties the index for a moment in its own thread.
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from monailabel.config import settings
-from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 
 from vqseg.data.reading import read_grid, read_image, write_mask
 from vqseg.errors import ConfigError, ImageError
+from vqseg.files import new_file
 
 from .arriving_label import read_arriving_label
 from .errors_over_rest import ConflictError, UnknownError
@@ -38,6 +42,7 @@ class StudiesFolder(LocalDatastore):
     def __init__(self, folder: str, label_set: LabelSet) -> None:
         self.label_set = label_set
         self._threads = threading.RLock()
+        self._seen: tuple[int, int] | None = None
         # Not `.lock`: that one is taken inside the methods of the base class.
         self._processes = FileLock(Path(folder) / ".vqseg.lock")
         super().__init__(
@@ -52,7 +57,14 @@ class StudiesFolder(LocalDatastore):
     def _writing(self) -> Iterator[None]:
         """Alone among threads and processes, with the index as the last writer left it."""
         with self._threads, self._processes:
-            self._init_from_datastore_file()
+            self._catch_up()
+            yield
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Alone among threads, with the index as the last writer of any process left it."""
+        with self._threads:
+            self._catch_up()
             yield
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
@@ -61,14 +73,22 @@ class StudiesFolder(LocalDatastore):
             raise ConfigError(f"label tag {label_tag!r}: expected up to 64 letters, digits, - and _")
         grid = read_grid(Path(self._known_image(image_id)))
         info = dict(label_info or {})
-        mask, info["label_info"] = read_arriving_label(
-            Path(label_filename), f"{image_id}.nii.gz", grid, self.label_set.resolve(self), info.get("label_info")
-        )
+
+        def read(labels: Mapping[str, int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+            file, fixed = Path(label_filename), self.label_set.is_fixed
+            names = (label_info or {}).get("label_info")
+            return read_arriving_label(file, f"{image_id}.nii.gz", grid, labels, names, fixed=fixed)
+
+        known = self.label_set.resolve(self)
+        mask, info["label_info"] = read(known)
         with self._writing():
+            if (now := self.label_set.resolve(self)) != known:
+                # Meanwhile another label took the value that a new structure was to get.
+                mask, info["label_info"] = read(now)
+            former = self.get_label_uri(image_id, label_tag)
             study = self._datastore.objects.get(image_id)
             if study is None:
                 raise UnknownError("image", image_id, self._datastore.objects)
-            former = self.get_label_uri(image_id, label_tag)
             target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
             write_mask(mask, grid, target)
             info.update(ts=int(time.time()), name=target.name)
@@ -91,7 +111,14 @@ class StudiesFolder(LocalDatastore):
         with self._writing():
             if image_id in self._datastore.objects:
                 raise ConflictError(f"image {image_id!r} is there already; remove it first or choose another id")
-            return super().add_image(image_id, image_filename, image_info)
+            extension = self._to_id(file.name)[1]
+            target = Path(self._datastore.image_path()) / f"{image_id}{extension}"
+            with new_file(target) as temporary:
+                shutil.copyfile(file, temporary)
+            info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+            self._update_datastore_file()
+            return image_id
 
     def remove_image(self, image_id: str) -> None:
         with self._writing():
@@ -118,36 +145,79 @@ class StudiesFolder(LocalDatastore):
         with self._threads:
             super()._init_from_datastore_file(throw_exception)
 
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the index, whole or not at all: half of one stops the next start of the server.
+
+        Unlike the base class, `_ignore_event_config` stays unset: the watcher reports no change of a file that was
+        replaced, and would ignore somebody else's next change instead. Our own files find it by `_catch_up`.
+        """
+        index = Path(self._datastore_config_path)
+        try:
+            content = self._datastore.model_dump(exclude={"base_path"})
+            text = json.dumps(content, indent=2, default=str, allow_nan=False)
+            with FileLock(self._lock_file) if lock else nullcontext(), new_file(index) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        except BaseException as error:
+            self._seen = None  # what is in memory was not kept: the next look reads the file again
+            if isinstance(error, ValueError):
+                raise ConfigError(f"the index of the studies cannot hold this: {error}") from None
+            raise
+        self._seen = _state_of(index)
+        self._config_ts = index.stat().st_mtime
+
+    def _catch_up(self) -> None:
+        """Read the index again when it is another file than last time.
+
+        The time alone is too coarse: two processes can write within one tick of the file system's clock.
+        """
+        state = _state_of(Path(self._datastore_config_path))
+        if state != self._seen:
+            self._config_ts = 0
+            self._init_from_datastore_file()
+            self._seen = state
+
     def list_images(self) -> list[str]:
-        with self._threads:
+        with self._reading():
             return super().list_images()
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        with self._threads:
+        with self._reading():
             return super().get_labeled_images(label_tag, labels)
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        with self._threads:
+        with self._reading():
             return super().get_unlabeled_images(label_tag, labels)
 
     def get_image_uri(self, image_id: str) -> str:
-        with self._threads:
+        with self._reading():
             return super().get_image_uri(image_id)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        with self._threads:
+        with self._reading():
             return super().get_image_info(image_id)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        with self._threads:
+        with self._reading():
             return super().get_label_uri(label_id, label_tag)
 
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        with self._reading():
+            return dict(super().get_label_info(label_id, label_tag))
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        with self._reading():
+            return super().get_labels_by_image_id(image_id)
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        with self._reading():
+            return super().datalist(full_path)
+
     def status(self) -> dict[str, Any]:
-        with self._threads:
+        with self._reading():
             return super().status()
 
     def json(self) -> Any:
-        with self._threads:
+        with self._reading():
             return super().json()
 
     def _known_image(self, image_id: str) -> str:
@@ -155,3 +225,12 @@ class StudiesFolder(LocalDatastore):
         if not uri:
             raise UnknownError("image", image_id, self.list_images())
         return uri
+
+
+def _state_of(file: Path) -> tuple[int, int] | None:
+    """Changes whenever a file is replaced or written to; none when there is no file."""
+    try:
+        state = file.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_mtime_ns

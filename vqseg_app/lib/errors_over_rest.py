@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -50,6 +52,7 @@ def add_handlers(application: FastAPI) -> None:
     """Teach the running application to answer our errors and MONAI Label's in words."""
     application.add_exception_handler(VQSegError, _in_words)
     application.add_exception_handler(MONAILabelException, _of_monai_label)
+    application.add_exception_handler(RequestValidationError, _of_fastapi)
     # The handlers are read when the middleware is built, which has happened by now (starlette 1.10).
     application.middleware_stack = application.build_middleware_stack()
 
@@ -66,6 +69,14 @@ def _of_monai_label(request: Request, error: Exception) -> JSONResponse:
     else:
         status = 400 if error.error == MONAILabelError.INVALID_INPUT else 500
     return JSONResponse({"detail": _without_folder(error.msg)}, status)
+
+
+async def _of_fastapi(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    broken = next((found for found in error.errors() if found["type"] == "json_invalid"), None)
+    if broken is None:
+        return await request_validation_exception_handler(request, error)
+    return JSONResponse({"detail": f"body: not valid JSON ({broken.get('ctx', {}).get('error')})"}, 400)
 
 
 def _without_folder(words: str) -> str:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from fastapi import BackgroundTasks
+from pydantic_core import from_json
 
 from vqseg.errors import ConfigError
 
@@ -21,6 +22,9 @@ _RESERVED = ("image", "model", "session", "label", "label_tag", "bundle_path", "
 # the task in the state SUBMITTED for ever.
 _LARGEST_BODY = 64 * 1024
 
+# More than the levels of the index above what a client sends.
+_INDEX_DEPTH = 16
+
 # Set while the image of a request is a file that this very request uploaded, or that of its session.
 image_is_file: ContextVar[bool] = ContextVar("image_is_file", default=False)
 
@@ -29,11 +33,25 @@ def json_object(text: str | None, name: str = "params") -> dict[str, Any]:
     """Parse a form field. Raises `ConfigError`."""
     try:
         content = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{name}: expected a JSON object, got {type(content).__name__}")
+    check_storable(content, name)
     return content
+
+
+def check_storable(content: Any, name: str) -> None:
+    """Raises `ConfigError` for what Python reads as JSON but the index of the datastore could not hold.
+
+    That is NaN, infinity (also as 1e999), half a character, and lists in lists without end: pydantic's parser, which
+    reads the index on every start, takes none of them.
+    """
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        from_json(f"{'[' * _INDEX_DEPTH}{text}{']' * _INDEX_DEPTH}".encode(), allow_inf_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid JSON ({error})") from None
 
 
 def without_reserved(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +62,7 @@ def without_reserved(params: Mapping[str, Any]) -> dict[str, Any]:
 def check_body(params: Mapping[str, Any] | None) -> dict[str, Any]:
     """Body of a request that starts a child. Raises `TooLargeError` or `ConfigError`."""
     params = dict(params or {})
+    check_storable(params, "body")
     if len(json.dumps(params)) > _LARGEST_BODY:
         raise TooLargeError(f"the request's body is larger than {_LARGEST_BODY} bytes")
     if not isinstance(params.get("gpus", ""), (str, type(None))):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 
 class Reservations:
-    """Thread-safe. The same client is given its own study again, so that asking twice loses nothing."""
+    """Thread-safe. A client holds one study at most and is given it again, so that asking twice loses nothing."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -22,14 +22,20 @@ class Reservations:
             return self._of_others(client)
 
     def take_first(self, ranked: Sequence[str], client: str) -> str | None:
-        """Reserve the first study that no other client holds; none when all are held."""
+        """Reserve the client's own study while it is among these, else the first that no other client holds.
+
+        None when all are held.
+        """
         with self._lock:
-            held = self._of_others(client)
-            for study in ranked:
-                if study not in held:
-                    self._held[study] = (client, self._clock() + self._seconds)
-                    return study
-            return None
+            others = self._of_others(client)
+            own = [study for study in self._held if study not in others]
+            free = [study for study in ranked if study not in others]
+            chosen = next((study for study in own if study in free), free[0] if free else None)
+            if chosen is not None:
+                for study in own:
+                    del self._held[study]
+                self._held[chosen] = (client, self._clock() + self._seconds)
+            return chosen
 
     def _of_others(self, client: str) -> set[str]:
         now = self._clock()

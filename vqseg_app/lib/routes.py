@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, UploadFile
+from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, train
@@ -22,6 +22,7 @@ from monailabel.interfaces.utils.app import app_instance
 from vqseg.errors import ConfigError
 
 from .errors_over_rest import UnknownError, add_handlers
+from .labels import names_of
 from .request_rules import check_body, cleaned_up, image_is_file, json_object, without_reserved
 
 router = APIRouter()
@@ -71,8 +72,11 @@ def run_inference(
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
-def next_study(strategy: str, user: AsUser, params: JSONBody = None) -> Any:
-    params = {key: value for key, value in (params or {}).items() if key != "strategy"}
+def next_study(request: Request, strategy: str, user: AsUser, params: JSONBody = None) -> Any:
+    params = {key: value for key, value in check_body(params).items() if key != "strategy"}
+    if not params.get("client_id") and request.client:
+        # OHIF sends none; without one all its users would share one reservation.
+        params["client_id"] = request.client.host
     return activelearning.sample(strategy, params, user.username)
 
 
@@ -151,3 +155,21 @@ def save_label(
     app_instance().check_image(image)
     with cleaned_up(background):
         return datastore.save_label(background, image, params, tag, label, user.username)
+
+
+@router.put("/datastore/image/info", tags=["Datastore"], summary="Add to what is kept with an image")
+def update_image_info(user: AsAnnotator, image: str, info: FormText = "{}") -> Any:
+    json_object(info, "info")
+    app_instance().check_image(image)
+    return datastore.update_image_info(image, info, user.username)
+
+
+@router.put("/datastore/label/info", tags=["Datastore"], summary="Add to what is kept with a label")
+def update_label_info(user: AsAnnotator, label: str, tag: str, info: FormText = "{}") -> Any:
+    names_of(json_object(info, "info").get("label_info"))
+    return datastore.update_label_info(label, tag, info, user.username)
+
+
+@router.put("/datastore/updatelabelinfo", tags=["Datastore"], include_in_schema=False)
+def update_label_info_as_before(user: AsAnnotator, label: str, tag: str, params: FormText = "{}") -> Any:
+    return update_label_info(user, label, tag, params)

@@ -11,12 +11,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 from vqseg.config import Config, option_names
 from vqseg.data.studies import Study
+from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError
 from vqseg.training.run import train
 from vqseg.training.status import read_status
 from vqseg.training.step import METHODS
 
-from .labels import FINAL
+from .errors_over_rest import ConflictError
+from .labels import FINAL, check_stored_names
 from .options import Options
 
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
@@ -73,11 +75,23 @@ class VQSegTraining(TrainTask):
         method = str(request.get("method", self._options.method))
         if method not in METHODS:
             raise ConfigError(f"unknown training method {method!r}; known methods: {', '.join(METHODS)}")
-        return self._options.config({"data.labels": labels, **overrides}), method, str(request.get("device") or "")
+        device = str(request.get("device") or self._options.device)
+        choose_device(device)
+        config = self._options.config({"data.labels": labels, **overrides})
+        check_stored_names(datastore, config.data.labels)
+        return config, method, device
+
+    def check_free(self) -> None:
+        """Raises `ConflictError` when a training runs in this folder, be it one that outlived its server."""
+        status = read_status(self._run) or {}
+        if status.get("state") == "running":
+            raise ConflictError(
+                f"a training of this folder is running already, in process {status.get('pid')}: wait for its end, or "
+                "end that process, then train again"
+            )
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         config, method, device = self.check(request, datastore)
-        device = device or self._options.device
         train(studies_of(datastore), self._run, config, method=method, device=device, resume=True)
         return self.stats()
 

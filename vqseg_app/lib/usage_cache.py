@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 
 from vqseg.files import new_file
+
+logger = logging.getLogger(__name__)
 
 
 class UsageCache:
@@ -26,9 +29,12 @@ class UsageCache:
         return counts if counts.ndim == 1 and counts.dtype == np.int64 else None
 
     def put(self, model: str, image: Path, counts: np.ndarray) -> None:
-        """Keep counts, whole or not at all."""
-        with new_file(self._file(model, image)) as temporary, temporary.open("wb") as file:
-            np.save(file, np.asarray(counts, np.int64), allow_pickle=False)
+        """Keep counts, whole or not at all; a full disk costs time later and must not fail the request."""
+        try:
+            with new_file(self._file(model, image)) as temporary, temporary.open("wb") as file:
+                np.save(file, np.asarray(counts, np.int64), allow_pickle=False)
+        except OSError as error:
+            logger.warning("%s: its code usage is not kept (%s)", image.name, error)
 
     def forget_all_but(self, model: str) -> None:
         """Counts of another model say nothing about this one."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 __all__ = ["QPM", "draw_replacements", "fit_temperature", "kernel_logits"]
 
-# Below this rate of acceptance another round of proposals costs more than computing the whole kernel.
-_LEAST_ACCEPTANCE = 0.05
+# Below this rate of acceptance further rounds of proposals cost more than computing the whole kernel.
+_LEAST_ACCEPTANCE = 0.01
 _WEIGHTS_AT_A_TIME = 2**24
 _BLOCK = 128
 _CALIBRATION_CODES = 256
@@ -76,11 +76,14 @@ def draw_replacements(
 
 
 def kernel_logits(codes: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """Unnormalised log pi(. | i) given a replacement, (M, K), for the codes `codes` (M,); -inf at the code itself."""
-    chosen = codebook[codes]
-    distance = torch.addmm(codebook.square().sum(1), chosen, codebook.T, alpha=-2) + chosen.square().sum(1, True)
-    logits = distance.clamp_(min=0).div_(-temperature)
-    return logits.scatter_(1, codes[:, None], -math.inf)
+    """Log pi(. | i) given a replacement, (M, K), for `codes` (M,), up to a constant of each row; -inf at i itself.
+
+    -|c_i - c_j|^2 / t = (2 c_i . c_j - |c_j|^2) / t + constant. The offset is one more dimension of the product, so
+    that the (M, K) matrix, by far the largest here, is passed over once.
+    """
+    chosen = nn.functional.pad(codebook[codes] * (2 / temperature), (0, 1), value=-1 / temperature)
+    extended = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], 1)
+    return (chosen @ extended.T).scatter_(1, codes[:, None], -math.inf)
 
 
 @torch.no_grad()
@@ -98,7 +101,8 @@ def fit_temperature(codebook: Tensor, replacement_codes: float) -> float:
     if replacement_codes >= len(codebook) - 1:
         return math.inf
     distances = _sampled_distances(codebook)
-    scale = distances[distances.isfinite()].mean().item() or 1.0
+    # The mean squared distance of two codes.
+    scale = 2 * codebook.detach().float().var(0, correction=0).sum().item() or 1.0
     low, high = math.log(scale) - 20, math.log(scale) + 20
     target = math.log(replacement_codes)
     for _ in range(40):
@@ -108,6 +112,7 @@ def fit_temperature(codebook: Tensor, replacement_codes: float) -> float:
 
 
 def _sampled_distances(codebook: Tensor) -> Tensor:
+    """Squared distances up to a constant of each row, (n, K), of an even sample of codes."""
     codebook = codebook.detach().float()
     count = min(len(codebook), _CALIBRATION_CODES)
     sample = torch.arange(count, device=codebook.device) * len(codebook) // count
@@ -153,7 +158,9 @@ def _inverse_transform(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor
     """
     columns = weights.shape[1]
     blocks = -(-columns // _BLOCK)
-    padded = nn.functional.pad(weights, (0, blocks * _BLOCK - columns)).view(-1, blocks, _BLOCK)
+    if columns % _BLOCK:
+        weights = nn.functional.pad(weights, (0, blocks * _BLOCK - columns))
+    padded = weights.view(-1, blocks, _BLOCK)
     block_cdf = padded.sum(2, dtype=torch.float64).cumsum(1)[rows]
     target = uniform[:, None] * block_cdf[:, -1:]
     block = torch.searchsorted(block_cdf, target, right=True).clamp_(max=blocks - 1)

@@ -82,11 +82,6 @@ def train(
         raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
-    if METHODS[method].uses_unlabelled and config.train.unlabelled_from >= config.train.steps:
-        raise ConfigError(
-            f"train.unlabelled_from={config.train.unlabelled_from} leaves none of {config.train.steps} steps "
-            "to the unlabelled studies; set it lower"
-        )
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         for folder in (run, run / "checkpoints", run / "models", cache or run / "cache"):

@@ -92,9 +92,8 @@ class Supervised(Method):
 class VQSegMethod(Supervised):
     """The whole method. One forward pass of the student holds all streams, so the codebook is projected once.
 
-    The strong view's CutMix takes boxes from labelled images too, with their own labels. Until `train.unlabelled_from`
-    the student learns from labelled patches alone: a teacher that knows nothing yet teaches background, and the
-    student never recovers from it.
+    In the first `train.supervised_share` of the steps it learns from labelled patches alone: a teacher that knows
+    nothing yet teaches background, and the student never recovers from it.
     """
 
     uses_unlabelled = True
@@ -108,11 +107,10 @@ class VQSegMethod(Supervised):
         known, unknown = len(labelled.image), len(unlabelled.image)
         pseudo = pseudo_label(inputs.teacher, unlabelled.image, self.config.loss.confidence)
 
-        mix = draw_cutmix(unlabelled.image, known + unknown, self.config.views.cutmix, inputs.generator)
+        mix = draw_cutmix(unlabelled.image, self.config.views.cutmix, inputs.generator)
         changes = draw_intensity(unknown, self.config.views, inputs.generator)
-        strong = apply_cutmix(torch.cat([apply_intensity(unlabelled.image, changes), labelled.image]), mix)
-        mixed = apply_cutmix(torch.cat([pseudo.target, labelled.label]), mix)
-        sure = apply_cutmix(torch.cat([pseudo.valid, torch.ones_like(labelled.label, dtype=torch.bool)]), mix)
+        strong = apply_cutmix(apply_intensity(unlabelled.image, changes), mix)
+        mixed, sure = apply_cutmix(pseudo.target, mix), apply_cutmix(pseudo.valid, mix)
 
         def perturb(indices: Tensor, codebook: Tensor) -> Tensor:
             clean, weak, rest = indices.split([known, unknown, unknown])

@@ -113,7 +113,7 @@ class Trainer:
         yield from zip(labelled, unlabelled, strict=True)
 
     def _losses(self, labelled: Batch, unlabelled: Batch | None) -> dict[str, Tensor]:
-        train, seed = self.config.train, (self.config.train.seed, "step", self.step)
+        seed = (self.config.train.seed, "step", self.step)
         if self.step % _CALIBRATE_EVERY == 0:
             self.student.qpm.calibrate(self.student.quantizer.codebook())
         self.student.train()
@@ -124,11 +124,17 @@ class Trainer:
             unlabelled=None
             if unlabelled is None
             else self._weak_view(unlabelled.to(self.device), torch_generator(*seed, "unlabelled")),
-            ramp=min(1.0, max(0, self.step + 1 - train.unlabelled_from) / train.rampup_steps),
+            ramp=self._ramp(),
             generator=torch_generator(*seed, "method"),
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.method.losses(inputs)
+
+    def _ramp(self) -> float:
+        """Weight of the unlabelled terms: 0 in the supervised share of the steps, then rising linearly to 1."""
+        train = self.config.train
+        supervised, rampup = round(train.supervised_share * train.steps), round(train.rampup_share * train.steps)
+        return min(1.0, max(0, self.step + 1 - supervised) / max(1, rampup))
 
     def _need_finite(self, value: Tensor, name: str, losses: dict[str, Tensor]) -> None:
         if not value.isfinite():

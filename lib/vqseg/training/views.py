@@ -1,7 +1,7 @@
 """Weak and strong views of a batch. What is drawn (`draw_...`) is apart from its effect (`apply_...`).
 
 Weak: one affine and elastic resampling, for images and labels alike. Strong: intensity changes, then CutMix
-(Yun et al., arXiv 1905.04899) with the other images of the step.
+(Yun et al., arXiv 1905.04899) between the images of a batch.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Intensity:
 
 @dataclass(frozen=True)
 class CutMix:
-    """`box` bool (B, *spatial): voxels that come from image `partner` (B,) of the pool."""
+    """`box` bool (B, *spatial): voxels that come from image `partner` (B,)."""
 
     box: Tensor
     partner: Tensor
@@ -126,28 +126,26 @@ def apply_intensity(image: Tensor, draw: Intensity) -> Tensor:
     return image + noise * draw.noise.to(image).view(shape)
 
 
-def draw_cutmix(image: Tensor, pool: int, share: float, generator: torch.Generator) -> CutMix:
-    """A box of a quarter to a half of the volume for each of `image` (B, 1, *spatial), with probability `share`.
-
-    Its content comes from another image of a pool of `pool` images, of which the first B are the images themselves.
-    """
+def draw_cutmix(image: Tensor, share: float, generator: torch.Generator) -> CutMix:
+    """A box of a quarter to a half of the volume for each image, with probability `share`, from the next image."""
     count, spatial = image.shape[0], image.shape[2:]
     box = torch.zeros(count, *spatial, dtype=torch.bool)
     for one in box:
         fires = torch.rand((), generator=generator) < share
         side = _between(1, 0.25, 0.5, generator).item() ** (1 / len(spatial))
         sizes = [max(1, round(size * side)) for size in spatial]
-        starts = [int(torch.randint(n - s + 1, (), generator=generator)) for n, s in zip(spatial, sizes, strict=True)]
-        if fires and pool > 1:
+        starts = [
+            int(torch.randint(n - size + 1, (), generator=generator)) for n, size in zip(spatial, sizes, strict=True)
+        ]
+        if fires and count > 1:
             one[tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))] = True
-    further = torch.randint(1, max(pool, 2), (count,), generator=generator)
-    return CutMix(box.to(image.device), ((torch.arange(count) + further) % pool).to(image.device))
+    return CutMix(box.to(image.device), torch.arange(count, device=image.device).roll(1))
 
 
-def apply_cutmix(pool: Tensor, draw: CutMix) -> Tensor:
-    """Mix the first B of a pool of arrays (P, *spatial) or (P, 1, *spatial) with their partners in the pool."""
-    box = draw.box if pool.ndim == draw.box.ndim else draw.box[:, None]
-    return torch.where(box, pool[draw.partner], pool[: len(box)])
+def apply_cutmix(array: Tensor, draw: CutMix) -> Tensor:
+    """Mix arrays (B, *spatial) or (B, 1, *spatial) with those of their partners."""
+    box = draw.box if array.ndim == draw.box.ndim else draw.box[:, None]
+    return torch.where(box, array[draw.partner], array)
 
 
 def _between(shape: int | tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:

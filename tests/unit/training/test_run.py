@@ -34,7 +34,6 @@ SETTINGS = {
     "train.steps": 12,
     "train.validate_every": 4,
     "train.checkpoint_every": 3,
-    "train.rampup_steps": 4,
 }
 
 

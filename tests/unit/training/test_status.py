@@ -47,7 +47,7 @@ def test_running_becomes_interrupted_when_its_process_is_gone(tmp_path: Path) ->
 def test_a_process_that_got_the_id_of_a_dead_one_is_another(tmp_path: Path) -> None:
     status = StatusFile(tmp_path)
     assert (read_status(tmp_path) or {})["state"] == "running"
-    status.write(process_started=status.fields["process_started"] - 1)
+    status.write(process_started=status.fields["process_started"] - 10)
     assert (read_status(tmp_path) or {})["state"] == "interrupted"
     status.write(state="failed")
     assert (read_status(tmp_path) or {})["state"] == "failed"

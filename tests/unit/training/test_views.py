@@ -143,7 +143,7 @@ def test_same_generator_same_draws(dims: int, seed: int) -> None:
         (
             draw_geometry(2, extent(dims), Views(), generator(s)),
             draw_intensity(2, Views(), generator(s)),
-            draw_cutmix(image, len(image), 0.5, generator(s)),
+            draw_cutmix(image, 0.5, generator(s)),
         )
         for s in (seed, seed, seed + 1)
     ]
@@ -199,24 +199,23 @@ def test_each_change_of_intensity_does_what_its_name_says() -> None:
 @dims_and_seed
 def test_cutmix_mixes_labels_with_images_alike(dims: int, seed: int) -> None:
     image = torch.arange(3.0).view(-1, *[1] * (dims + 1)).expand(3, 1, *SPATIAL[dims])
-    draw = draw_cutmix(image[:2], 3, 0.7, generator(seed))
+    draw = draw_cutmix(image, 0.7, generator(seed))
     mixed, label = apply_cutmix(image, draw), apply_cutmix(image[:, 0].long(), draw)
     assert torch.equal(mixed[:, 0].long(), label)
-    assert label.shape == (2, *SPATIAL[dims])
-    for index in range(2):
+    for index in range(3):
         assert set(label[index].unique().tolist()) <= {index, int(draw.partner[index])}
         share = (label[index] != index).float().mean().item()
         assert share == 0 or 0.15 < share < 0.6
-    assert int((draw.partner == torch.arange(2)).sum()) == 0
+    assert int((draw.partner == torch.arange(3)).sum()) == 0
 
 
 def test_cutmix_happens_as_often_as_stated_and_never_alone() -> None:
     image = torch.zeros(300, 1, 6, 6)
-    fired = draw_cutmix(image, 300, 0.3, generator()).box.flatten(1).any(1)
+    fired = draw_cutmix(image, 0.3, generator()).box.flatten(1).any(1)
     assert 60 < int(fired.sum()) < 120
-    assert not draw_cutmix(image, 300, 0, generator()).box.any()
-    assert draw_cutmix(image, 300, 1, generator()).box.flatten(1).any(1).all()
-    assert not draw_cutmix(image[:1], 1, 1, generator()).box.any()
+    assert not draw_cutmix(image, 0, generator()).box.any()
+    assert draw_cutmix(image, 1, generator()).box.flatten(1).any(1).all()
+    assert not draw_cutmix(image[:1], 1, generator()).box.any()
 
 
 def test_cutmix_by_hand() -> None:
