@@ -119,7 +119,10 @@ class Perturbation(Section):
 class Loss(Section):
     """Weights of the terms; the first three names are those of the paper."""
 
-    segmentation: Literal["dice_ce", "ce"] = Field("dice_ce", description="Dice + cross-entropy, or cross-entropy")
+    segmentation: Literal["dice_ce", "dice_balanced_ce", "ce"] = Field(
+        "dice_ce",
+        description="Dice + cross-entropy, the latter balanced between classes or not, or cross-entropy alone",
+    )
     reconstruction: float = Field(1.0, ge=0, description="weight of the L1 image reconstruction")
     unlabelled: float = Field(1.0, ge=0, description="lambda_u: weight of the unlabelled terms")
     codebook: float = Field(1.0, ge=0, description="weight of the codebook loss")

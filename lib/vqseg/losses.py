@@ -14,12 +14,17 @@ _SMOOTH = 1e-5
 def segmentation_loss(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, kind: str = "dice_ce") -> Tensor:
     """Cross-entropy, with `kind` "dice_ce" plus soft Dice over the foreground classes of the batch.
 
+    With "dice_balanced_ce" every class present has the same share in the cross-entropy, however few its voxels.
+
     `logits` (B, L + 1, *spatial), `target` int64 (B, *spatial), `valid` bool (B, *spatial): voxels that count.
     """
     logits = logits.float()
     weight = torch.ones_like(target, dtype=logits.dtype) if valid is None else valid.to(logits.dtype)
     voxelwise = functional.cross_entropy(logits, target, reduction="none")
-    cross_entropy = (voxelwise * weight).sum() / weight.sum().clamp(min=1)
+    if kind == "dice_balanced_ce":
+        cross_entropy = _mean_over_classes(voxelwise, target, weight, logits.shape[1])
+    else:
+        cross_entropy = (voxelwise * weight).sum() / weight.sum().clamp(min=1)
     if kind == "ce":
         return cross_entropy
     return cross_entropy + _soft_dice_loss(logits.softmax(1), target, weight)
@@ -33,6 +38,14 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
 def codebook_loss(tokens: Tensor, codes: Tensor, *, commitment: float) -> Tensor:
     """|sg[z] - q|^2 + commitment |z - sg[q]|^2 as means (van den Oord et al., arXiv 1711.00937, eq. 3)."""
     return functional.mse_loss(codes, tokens.detach()) + commitment * functional.mse_loss(tokens, codes.detach())
+
+
+def _mean_over_classes(voxelwise: Tensor, target: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """Mean of `voxelwise` (B, *spatial) over each class of `target`, then over the classes that are present."""
+    index = target.flatten()
+    totals = voxelwise.new_zeros(2, classes).index_add(1, index, torch.stack([voxelwise * weight, weight]).flatten(1))
+    present = totals[1] > 0
+    return (totals[0] / totals[1].clamp(min=1)).sum() / present.sum().clamp(min=1)
 
 
 def _soft_dice_loss(probability: Tensor, target: Tensor, weight: Tensor) -> Tensor:

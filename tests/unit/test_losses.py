@@ -104,3 +104,22 @@ def test_codebook_term_moves_the_codes_and_commitment_the_tokens() -> None:
     difference = 2 * (tokens - codes).detach() / tokens.numel()
     torch.testing.assert_close(for_codes, -difference)
     torch.testing.assert_close(for_tokens, 0.25 * difference)
+
+
+def test_balanced_cross_entropy_does_not_depend_on_how_many_voxels_a_class_has() -> None:
+    logits = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits = logits[:, :, :1, :1, :1].expand(1, 3, 4, 4, 4)
+    few, many = torch.zeros(2, 1, 4, 4, 4, dtype=torch.int64)
+    few[0, 0, 0, :2], many[0, :2] = 1, 1
+
+    def without_dice(target: torch.Tensor, kind: str) -> torch.Tensor:
+        valid = torch.ones_like(target, dtype=torch.bool)
+        shared = segmentation_loss(logits, target, valid) - segmentation_loss(logits, target, valid, kind="ce")
+        return segmentation_loss(logits, target, valid, kind=kind) - shared
+
+    torch.testing.assert_close(without_dice(few, "dice_balanced_ce"), without_dice(many, "dice_balanced_ce"))
+    assert not torch.isclose(without_dice(few, "dice_ce"), without_dice(many, "dice_ce"))
+    # Half and half, both are the same.
+    torch.testing.assert_close(without_dice(many, "dice_balanced_ce"), without_dice(many, "dice_ce"))
+    nothing = segmentation_loss(logits, few, torch.zeros_like(few, dtype=torch.bool), kind="dice_balanced_ce")
+    assert bool(nothing.isfinite())

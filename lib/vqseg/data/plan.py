@@ -52,8 +52,8 @@ def more_than_one_element(size: tuple[int, ...], stride: int) -> tuple[int, ...]
 
 def _bounded_patch(shape: np.ndarray, bound: int, multiple: int) -> tuple[int, ...]:
     """Multiples of `multiple` around `shape`, the longest side shrunk until the patch has at most `bound` voxels."""
-    # Spacing is a measured number: 8.0001 voxels are 8.
-    patch = np.maximum(np.ceil(np.round(shape, 2) / multiple).astype(int), 1) * multiple
+    # Resampling rounds to whole voxels, too.
+    patch = np.maximum(np.ceil(np.round(shape) / multiple).astype(int), 1) * multiple
     while patch.prod() > bound and patch.max() > multiple:
         patch[np.argmax(patch)] -= multiple
     return more_than_one_element(tuple(int(size) for size in patch), multiple)
