@@ -68,7 +68,6 @@ def train(
     device: str = "auto",
     resume: bool = False,
     validation: Sequence[Study] | None = None,
-    cache: Path | None = None,
     on_progress: Progress | None = None,
 ) -> TrainingResult:
     """Train on labelled and unlabelled `studies` and publish what is at least as good as the live model.
@@ -84,11 +83,11 @@ def train(
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
-        for folder in (run, run / "checkpoints", run / "models", cache or run / "cache"):
+        for folder in (run, run / "checkpoints", run / "models", run / "cache"):
             remove_leftovers(folder)
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
         try:
-            result = _Run(run, config, method, device, cache or run / "cache", status, on_progress).go(
+            result = _Run(run, config, method, device, status, on_progress).go(
                 sorted(studies, key=lambda study: study.id), validation, resume
             )
         except VQSegError as error:
@@ -111,11 +110,10 @@ class _Run:
         config: Config,
         method: str,
         device: str,
-        cache: Path,
         status: StatusFile,
         on_progress: Progress | None,
     ) -> None:
-        self.run, self.requested, self.method, self.cache = run, config, method, cache
+        self.run, self.requested, self.method, self.cache = run, config, method, run / "cache"
         self.device = choose_device(device)
         self.status, self.on_progress = status, on_progress
         self.checkpoints, self.store = run / "checkpoints", ModelStore(run / "models")

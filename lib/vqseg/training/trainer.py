@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -109,8 +110,11 @@ class Trainer:
         if not self._unlabelled_in_use:
             yield from ((batch, None) for batch in labelled)
             return
-        unlabelled = patch_loader(self.unlabelled, data, train.unlabelled_batch, steps, train.seed, labelled=False)
-        yield from zip(labelled, unlabelled, strict=True)
+        # Without weight in the loss they need not be read.
+        first = max(self.step, self._supervised_steps)
+        weighted = range(first, train.steps)
+        unlabelled = patch_loader(self.unlabelled, data, train.unlabelled_batch, weighted, train.seed, labelled=False)
+        yield from zip(labelled, itertools.chain(itertools.repeat(None, first - self.step), unlabelled), strict=True)
 
     def _losses(self, labelled: Batch, unlabelled: Batch | None) -> dict[str, Tensor]:
         seed = (self.config.train.seed, "step", self.step)
@@ -130,11 +134,14 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.method.losses(inputs)
 
+    @property
+    def _supervised_steps(self) -> int:
+        return round(self.config.train.supervised_share * self.config.train.steps)
+
     def _ramp(self) -> float:
         """Weight of the unlabelled terms: 0 in the supervised share of the steps, then rising linearly to 1."""
-        train = self.config.train
-        supervised, rampup = round(train.supervised_share * train.steps), round(train.rampup_share * train.steps)
-        return min(1.0, max(0, self.step + 1 - supervised) / max(1, rampup))
+        rampup = round(self.config.train.rampup_share * self.config.train.steps)
+        return min(1.0, max(0, self.step + 1 - self._supervised_steps) / max(1, rampup))
 
     def _need_finite(self, value: Tensor, name: str, losses: dict[str, Tensor]) -> None:
         if not value.isfinite():
