@@ -159,9 +159,9 @@ class Train(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(50, ge=0, description="steps of linear learning-rate warm-up")
     supervised_share: float = Field(
-        0.25, ge=0, lt=1, description="share of the steps on labelled patches alone, until the teacher can teach"
+        0.6, ge=0, lt=1, description="share of the steps on labelled patches alone, until the teacher can teach"
     )
-    rampup_share: float = Field(0.25, ge=0, le=1, description="further share in which the unlabelled terms gain weight")
+    rampup_share: float = Field(0.05, ge=0, le=1, description="further share in which the unlabelled terms gain weight")
     poly_power: float = Field(0.9, ge=0, description="exponent of the polynomial learning-rate decay")
     teacher_decay: float = Field(0.99, ge=0, lt=1, description="upper bound of the EMA decay")
     clip_gradient: float = Field(5.0, gt=0, description="largest gradient norm")

@@ -18,6 +18,7 @@ from vqseg.data.plan import more_than_one_element
 from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
+from vqseg.networks.mirroring import segment_mirrored
 from vqseg.networks.vqseg import VQSeg
 from vqseg.store import find_version, load_weights
 
@@ -89,12 +90,9 @@ class Predictor:
         usage = torch.zeros(self.config.model.codebook_size, dtype=torch.int64, device=self.device)
 
         def segment(window: Tensor) -> Tensor:
-            output = self.network(window)
-            usage.add_(torch.bincount(output.indices.flatten(), minlength=len(usage)))
-            probability = output.logits.float().softmax(1)
-            for axis in mirrored:
-                probability += self.network(window.flip(axis + 2)).logits.float().softmax(1).flip(axis + 2)
-            return probability / (1 + len(mirrored))
+            found = segment_mirrored(self.network, window, mirrored)
+            usage.add_(torch.bincount(found.indices.flatten(), minlength=len(usage)))
+            return found.probability
 
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)

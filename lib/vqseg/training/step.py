@@ -4,12 +4,16 @@ VQ-Seg (arXiv 2601.10124), with x_l, x_u weak views of the labelled and unlabell
 
     L_labelled   = L1(x_l, x_hat_l) + L_seg(y_l, y_hat_l)
     L_unlabelled = L1(x_u, x_hat_u) + L_seg(pseudo, y_hat_u under QPM) + L_seg(pseudo, y_hat_a of the strong view)
-    pseudo       = argmax of the teacher on x_u, where its confidence reaches `loss.confidence`
+    pseudo       = argmax of the teacher, where its confidence reaches `loss.confidence`
     L            = L_labelled + lambda_u L_unlabelled + L_codebook
+
+The teacher does not see x_u but the patch from which it was deformed, and its probabilities are deformed with it: so it
+is asked about images such as it will segment, and the student learns that a moved image has a moved mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,21 +23,37 @@ from torch import Tensor
 from vqseg.config import Config
 from vqseg.data.patches import Batch
 from vqseg.losses import codebook_loss, reconstruction_loss, segmentation_loss
+from vqseg.networks.mirroring import segment_mirrored
 from vqseg.networks.vqseg import Output, VQSeg
-from vqseg.training.views import apply_cutmix, apply_intensity, draw_cutmix, draw_intensity
+from vqseg.training.views import (
+    Geometry,
+    apply_cutmix,
+    apply_geometry,
+    apply_intensity,
+    draw_cutmix,
+    draw_intensity,
+)
 
-__all__ = ["METHODS", "Method", "PseudoLabel", "StepInputs", "pseudo_label"]
+__all__ = ["METHODS", "Method", "PseudoLabel", "StepInputs", "Unlabelled", "pseudo_label"]
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Patches `image` (B, 1, *spatial) as they were read, and the `geometry` that makes the weak view of them."""
+
+    image: Tensor
+    geometry: Geometry
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a method learns from. Both batches are weak views; `ramp` in 0..1 is the weight the unlabelled terms have
+    """What a method learns from. `labelled` is a view already; `ramp` in 0..1 is the weight the unlabelled terms have
     reached; `generator` gives every draw of the step."""
 
     student: VQSeg
     teacher: VQSeg
     labelled: Batch
-    unlabelled: Batch | None
+    unlabelled: Unlabelled | None
     ramp: float
     generator: torch.Generator
 
@@ -47,9 +67,10 @@ class PseudoLabel:
 
 
 @torch.no_grad()
-def pseudo_label(teacher: VQSeg, image: Tensor, confidence: float) -> PseudoLabel:
-    """The teacher's answer for `image` (B, 1, *spatial), without perturbation."""
-    best = teacher(image).logits.float().softmax(1).max(1)
+def pseudo_label(teacher: VQSeg, unlabelled: Unlabelled, mirror_axes: Sequence[int], confidence: float) -> PseudoLabel:
+    """The teacher's answer for the patches, mirrored too and without perturbation, moved into their weak view."""
+    probability = segment_mirrored(teacher, unlabelled.image, mirror_axes).probability
+    best = apply_geometry(probability, unlabelled.geometry).max(1)
     return PseudoLabel(best.indices, best.values >= confidence)
 
 
@@ -105,18 +126,20 @@ class VQSegMethod(Supervised):
         assert labelled.label is not None
         assert unlabelled is not None
         known, unknown = len(labelled.image), len(unlabelled.image)
-        pseudo = pseudo_label(inputs.teacher, unlabelled.image, self.config.loss.confidence)
+        views = self.config.views
+        weak = apply_geometry(unlabelled.image, unlabelled.geometry)
+        pseudo = pseudo_label(inputs.teacher, unlabelled, views.flip_axes, self.config.loss.confidence)
 
-        mix = draw_cutmix(unlabelled.image, self.config.views.cutmix, inputs.generator)
-        changes = draw_intensity(unknown, self.config.views, inputs.generator)
-        strong = apply_cutmix(apply_intensity(unlabelled.image, changes), mix)
+        mix = draw_cutmix(weak, views.cutmix, inputs.generator)
+        changes = draw_intensity(unknown, views, inputs.generator)
+        strong = apply_cutmix(apply_intensity(weak, changes), mix)
         mixed, sure = apply_cutmix(pseudo.target, mix), apply_cutmix(pseudo.valid, mix)
 
         def perturb(indices: Tensor, codebook: Tensor) -> Tensor:
-            clean, weak, rest = indices.split([known, unknown, unknown])
-            return torch.cat([clean, inputs.student.qpm(weak, codebook, inputs.generator), rest])
+            clean, perturbed, rest = indices.split([known, unknown, unknown])
+            return torch.cat([clean, inputs.student.qpm(perturbed, codebook, inputs.generator), rest])
 
-        images = torch.cat([labelled.image, unlabelled.image, strong])
+        images = torch.cat([labelled.image, weak, strong])
         output = inputs.student(images, perturb, reconstruct=known + unknown)
         for_known, for_weak, for_strong = output.logits.split([known, unknown, unknown])
         weight = self.config.loss.unlabelled * inputs.ramp

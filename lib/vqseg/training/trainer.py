@@ -20,9 +20,9 @@ from vqseg.errors import TrainingError
 from vqseg.networks.vqseg import VQSeg
 from vqseg.randomness import seed_for, torch_generator
 from vqseg.training.checkpoint import Checkpoint
-from vqseg.training.step import METHODS, StepInputs
+from vqseg.training.step import METHODS, StepInputs, Unlabelled
 from vqseg.training.teacher import make_teacher, teacher_decay, update_teacher
-from vqseg.training.views import apply_geometry, apply_intensity, draw_geometry, draw_intensity
+from vqseg.training.views import Geometry, apply_geometry, apply_intensity, draw_geometry, draw_intensity
 
 __all__ = ["TrainedStep", "Trainer"]
 
@@ -127,7 +127,10 @@ class Trainer:
             labelled=self._labelled_view(labelled.to(self.device), torch_generator(*seed, "labelled")),
             unlabelled=None
             if unlabelled is None
-            else self._weak_view(unlabelled.to(self.device), torch_generator(*seed, "unlabelled")),
+            else Unlabelled(
+                unlabelled.to(self.device).image,
+                self._draw_geometry(len(unlabelled.image), torch_generator(*seed, "unlabelled")),
+            ),
             ramp=self._ramp(),
             generator=torch_generator(*seed, "method"),
         )
@@ -150,18 +153,17 @@ class Trainer:
                 "checkpoint is intact; train with a lower learning rate or another seed"
             )
 
-    def _weak_view(self, batch: Batch, generator: torch.Generator) -> Batch:
-        draw = draw_geometry(len(batch.image), self._extent(), self.config.views, generator)
-        label = batch.label
-        if label is not None:
-            label = apply_geometry(label, draw, classes=len(self.config.data.labels) + 1)
-        return Batch(apply_geometry(batch.image, draw), label)
-
     def _labelled_view(self, batch: Batch, generator: torch.Generator) -> Batch:
-        weak = self._weak_view(batch, generator)
+        assert batch.label is not None
+        geometry = self._draw_geometry(len(batch.image), generator)
+        intensity = draw_intensity(len(batch.image), self.config.views, generator)
         return Batch(
-            apply_intensity(weak.image, draw_intensity(len(weak.image), self.config.views, generator)), weak.label
+            apply_intensity(apply_geometry(batch.image, geometry), intensity),
+            apply_geometry(batch.label, geometry, classes=len(self.config.data.labels) + 1),
         )
+
+    def _draw_geometry(self, count: int, generator: torch.Generator) -> Geometry:
+        return draw_geometry(count, self._extent(), self.config.views, generator)
 
     def _extent(self) -> list[float]:
         """Millimetres of a patch on its own axes; voxels where the images keep their own spacing."""

@@ -86,7 +86,7 @@ def draw_geometry(count: int, extent: Sequence[float], views: Views, generator: 
 
 
 def apply_geometry(array: Tensor, draw: Geometry, classes: int | None = None) -> Tensor:
-    """Resample an image (B, 1, *spatial) linearly; with `classes`, a label (B, *spatial) by the largest class."""
+    """Resample images or probabilities (B, C, *spatial) linearly; with `classes`, a label (B, *spatial) by majority."""
     if classes is not None:
         scores = functional.one_hot(array, classes).movedim(-1, 1).float()
         return functional.grid_sample(
