@@ -127,7 +127,7 @@ class Loss(Section):
     unlabelled: float = Field(1.0, ge=0, description="lambda_u: weight of the unlabelled terms")
     codebook: float = Field(1.0, ge=0, description="weight of the codebook loss")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment loss within the codebook loss")
-    confidence: float = Field(0.95, ge=0, lt=1, description="confidence of the teacher below which a voxel is skipped")
+    confidence: float = Field(0.99, ge=0, lt=1, description="confidence of the teacher below which a voxel is skipped")
 
 
 class Views(Section):
