@@ -187,6 +187,18 @@ def launch() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def serve_app() -> Callable[..., Any]:
+    """Start a server on `studies` of one's own, with nothing set but `conf`; `folder` gets its log and its models."""
+
+    @contextmanager
+    def started(studies: Path, folder: Path, conf: Mapping[str, str]) -> Iterator[Server]:
+        with serve(python_module(), str(APP), studies, folder, folder, conf) as server:
+            yield server
+
+    return started
+
+
+@pytest.fixture(scope="session")
 def unusable() -> dict[str, str]:
     """Image id -> a part of the reason, of the images among the studies of `trained`."""
     return dict(UNUSABLE)
