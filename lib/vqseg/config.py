@@ -64,6 +64,11 @@ class Data(Section):
             raise ValueError(f"label values must be 1..{len(labels)} without gaps, got {sorted(labels.values())}")
         if len(labels) > 255:
             raise ValueError("at most 255 structures fit into a mask")
+        for name in labels:
+            if not name.strip() or name != name.strip() or len(name) > 64 or "\\" in name or not name.isprintable():
+                raise ValueError(
+                    f"{name!r}: a name has 1 to 64 characters, no backslash and no space around it (DICOM)"
+                )
         if "background" in labels:
             raise ValueError("background is always 0 and is not listed")
         return dict(sorted(labels.items(), key=lambda item: item[1]))

@@ -2,153 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import requests
+from servers import APP, ROOT, TINY, Server, launcher, python_module, serve
 
 from vqseg.data.phantom import Grid, draw_anatomy, render
 
-ROOT = Path(__file__).resolve().parents[2]
-APP = ROOT / "vqseg_app"
 LABELS = {"lung": 1, "tumour": 2}
 GRIDS = (
     Grid((30, 24, 16), (11.0, 11.0, 15.0)),
     Grid((30, 24, 16), (11.0, 11.0, 15.0), axis=0, degrees=12.0, flips=(True, True, False)),
     Grid((28, 22, 20), (12.0, 12.0, 12.0), axis=1, degrees=-8.0),
 )
-# No spaces within a value: MONAI Label's launcher splits there.
-TINY = {
-    "train.steps": "30",
-    "train.validate_every": "15",
-    "train.checkpoint_every": "5",
-    "train.labelled_batch": "1",
-    "train.unlabelled_batch": "1",
-    "model.channels": "[4,8]",
-    "model.codebook_size": "32",
-    "model.code_dim": "4",
-    "data.patch_size": "[16,16,16]",
-    "data.spacing": "[12,12,15]",
-    "score_seconds": "60",
-}
-
-
-@dataclass
-class Server:
-    """A running server; `run` is the folder of its training."""
-
-    url: str
-    studies: Path
-    run: Path
-
-    def get(self, path: str, **query: Any) -> requests.Response:
-        return requests.get(self.url + path, params=query, timeout=60)
-
-    def post(self, path: str, body: Any = None, **query: Any) -> requests.Response:
-        return requests.post(self.url + path, json={} if body is None else body, params=query, timeout=120)
-
-    def delete(self, path: str) -> requests.Response:
-        return requests.delete(self.url + path, timeout=60)
-
-    def infer(self, image: str, params: Mapping[str, Any] | None = None, **query: Any) -> requests.Response:
-        form = {"params": (None, json.dumps(dict(params or {})))}
-        return requests.post(f"{self.url}/infer/vqseg", params={"image": image, **query}, files=form, timeout=120)
-
-    def put_label(self, image: str, file: Path, label_info: Any = None, **query: Any) -> requests.Response:
-        form = {"params": (None, json.dumps({"label_info": label_info or []})), "label": (file.name, file.read_bytes())}
-        return requests.put(f"{self.url}/datastore/label", params={"image": image, **query}, files=form, timeout=60)
-
-    def stats(self) -> dict[str, Any]:
-        return self.get("/info/").json()["train_stats"]["vqseg"]
-
-    def wait(self, done: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
-        """Poll the training's status until `done`."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if done(stats := self.stats()):
-                return stats
-            time.sleep(0.2)
-        pytest.fail(f"not reached in {seconds} s: {self.stats()} {self.get('/train/').text}")
-
-
-def python_module() -> list[str]:
-    return [sys.executable, "-m", "monailabel.main"]
-
-
-def launcher() -> list[str]:
-    """The command that MONAI Label installs."""
-    return [str(Path(sys.executable).parent / "monailabel")]
-
-
-def environment() -> dict[str, str]:
-    """As in an activated environment, with one thread."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MONAI_LABEL", "PYTHON"))}
-    return {**inherited, "PATH": path, "OMP_NUM_THREADS": "1"}
-
-
-@contextmanager
-def serve(
-    command: list[str], app: str, studies: Path, folder: Path, cwd: Path, conf: Mapping[str, str]
-) -> Iterator[Server]:
-    """Start a server and wait until it answers; `folder` gets its log and its models."""
-    port = free_port()
-    arguments = ["start_server", "--app", app, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    for key, value in {**conf, "model_dir": str(folder / "run")}.items():
-        arguments += ["--conf", key, value]
-    log = folder / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=cwd, env=environment(), stdout=output, stderr=subprocess.STDOUT
-        )
-    server = Server(f"http://127.0.0.1:{port}", studies, folder / "run")
-    try:
-        end = time.monotonic() + 90
-        while not answers(server):
-            if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"the server does not answer:\n{log.read_text()[-4000:]}")
-            time.sleep(0.2)
-        yield server
-    finally:
-        if process.poll() is None:
-            if answers(server):
-                server.delete("/train/")
-                server.delete("/scoring/")
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def answers(server: Server) -> bool:
-    try:
-        return server.get("/info/").ok
-    except requests.ConnectionError:
-        return False
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def write_study(folder: Path, number: int, labelled: bool, reference: Path | None = None) -> Path:
@@ -261,17 +133,3 @@ def write_unusable_images(folder: Path) -> None:
     singular.header.set_sform(np.zeros((4, 4)), code=1)
     singular.header.set_qform(None, code=0)
     (folder / "singular.nii").write_bytes(bytes(singular.header.structarr.tobytes()) + b"\0" * 4 + cube.tobytes())
-
-
-@pytest.fixture(scope="session")
-def app_module() -> Callable[[str], ModuleType]:
-    """A module of `vqseg_app/lib`, imported under the name that MONAI Label gives it."""
-
-    def load(name: str) -> ModuleType:
-        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-            # monailabel and what it imports are full of deprecated calls while they are imported; they are not ours.
-            warnings.simplefilter("ignore")
-            patch.syspath_prepend(str(APP))
-            return importlib.import_module(f"lib.{name}")
-
-    return load

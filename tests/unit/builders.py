@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
+import pytest
 import torch
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import format_number_as_ds
 from torch import nn
 
 from vqseg.config import Config, load_config
-from vqseg.data.reading import Grid, Volume
+from vqseg.data.grid import Grid
+from vqseg.data.reading import Volume
 from vqseg.data.studies import Study
 from vqseg.networks.vqseg import VQSeg
 
@@ -72,6 +76,18 @@ def rotation(degrees: Sequence[float]) -> NDArray[np.float64]:
         turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
         matrix = matrix @ turn
     return matrix
+
+
+TURN = rotation((12, -7, 20))
+
+# How DICOM slices can lie: the directions (LPS) in which the column and the row index grow.
+PLANES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "mirrored": ((-1, 0, 0), (0, 1, 0)),
+    "oblique": (TURN[:, 0], TURN[:, 1]),
+}
 
 
 def make_affine(
@@ -161,23 +177,26 @@ def write_dicom(
     rows and slices. File names are in no order, so that only the positions say how slices follow each other.
     """
     folder.mkdir(parents=True)
-    row, column = np.asarray(row, float), np.asarray(column, float)
+    row, column = np.asarray(row, np.float64), np.asarray(column, np.float64)
     normal = np.cross(row, column)
     series, study = generate_uid(), generate_uid()
     for index in range(array.shape[2]):
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
         meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, generate_uid()
-        path = folder / f"{(index * 7) % 101:03d}.dcm"
+        path = slice_file(folder, index)
         data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
         data.is_little_endian, data.is_implicit_VR = True, False
         data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         data.SeriesInstanceUID, data.StudyInstanceUID = series, study
+        data.FrameOfReferenceUID, data.StudyID, data.AccessionNumber = study, "", ""
+        data.StudyDate, data.StudyTime = "20200101", "120000"
+        data.PatientName, data.PatientBirthDate, data.PatientSex = "Doe^Jane", "", ""
         data.Modality, data.PatientID, data.InstanceNumber = "CT", "test", array.shape[2] - index
         data.Columns, data.Rows = array.shape[:2]
-        data.ImageOrientationPatient = [f"{value:.12g}" for value in (*row, *column)]
+        data.ImageOrientationPatient = [format_number_as_ds(value) for value in (*row, *column)]
         position = np.asarray(origin) + index * spacing[2] * normal
-        data.ImagePositionPatient = [f"{value:.10g}" for value in position]
+        data.ImagePositionPatient = [format_number_as_ds(value) for value in position]
         data.PixelSpacing, data.SliceThickness = [spacing[1], spacing[0]], spacing[2]
         data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 1
         data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
@@ -188,3 +207,34 @@ def write_dicom(
     lps[:3, :3] = np.column_stack([row * spacing[0], column * spacing[1], normal * spacing[2]])
     lps[:3, 3] = origin
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+
+
+def slice_file(folder: Path, index: int) -> Path:
+    """The file in which `write_dicom` puts slice `index`, the first along the normal being 0."""
+    return folder / f"{(index * 7) % 101:03d}.dcm"
+
+
+def edit_dicom(path: Path, **attributes: Any) -> None:
+    """Change attributes of a DICOM file; none removes one."""
+    data = pydicom.dcmread(path)
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(data, keyword)
+        else:
+            setattr(data, keyword, value)
+    data.save_as(path)
+
+
+def move_slice(folder: Path, index: int, shift: Sequence[float]) -> None:
+    """Move a slice by millimetres in the patient (LPS)."""
+    path = slice_file(folder, index)
+    position = np.array(pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient, np.float64) + shift
+    edit_dicom(path, ImagePositionPatient=[format_number_as_ds(value) for value in position])
+
+
+def real_data(name: str) -> Path:
+    """A file or folder of the real images; without them the test is skipped. `VQSEG_DATA` says where they are."""
+    root = Path(os.environ.get("VQSEG_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    if not (root / name).exists():
+        pytest.skip(f"needs the real images: there is no {root / name}; VQSEG_DATA says where they are")
+    return root / name

@@ -14,7 +14,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from vqseg.data.reading import Grid, read_mask
+from vqseg.data.grid import Grid
+from vqseg.data.reading import read_mask
 from vqseg.errors import LabelError
 
 from .labels import names_of

@@ -12,7 +12,7 @@ import nibabel as nib
 import nrrd
 import numpy as np
 
-from vqseg.data.reading import Grid
+from vqseg.data.grid import Grid
 from vqseg.errors import ConfigError
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd")

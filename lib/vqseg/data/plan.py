@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vqseg.config import Config
-from vqseg.data.reading import Grid
+from vqseg.data.grid import Grid
 
 __all__ = ["more_than_one_element", "plan"]
 

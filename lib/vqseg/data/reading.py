@@ -1,4 +1,4 @@
-"""One way to read an image and a mask: NIfTI through nibabel, DICOM series through SimpleITK.
+"""One way to read an image and a mask: NIfTI, DICOM series; as masks also DICOM SEG and RTSTRUCT.
 
 In memory every volume is in RAS+ axis order: axes permuted and flipped to the closest canonical orientation, never
 rotated or resampled, so that a mask goes back to the file's own grid without moving a voxel.
@@ -15,17 +15,20 @@ from typing import cast
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 
+from vqseg.data.dicom_seg import decode_segmentation
+from vqseg.data.dicom_series import read_series, read_series_header
+from vqseg.data.grid import Grid
+from vqseg.data.rtstruct import decode_structure_set
 from vqseg.errors import ImageError, LabelError
 from vqseg.files import new_file
 
 __all__ = [
     "MAX_VOXELS",
-    "Grid",
     "Volume",
     "is_nifti",
     "largest_value",
@@ -37,50 +40,6 @@ __all__ = [
 
 MAX_VOXELS = 2**30
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
-_SLICE_THICKNESS = "0018|0050"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The voxel grid of a file: `shape` (X, Y, Z) and the 4x4 `affine` from voxels to RAS millimetres."""
-
-    shape: tuple[int, int, int]
-    affine: NDArray[np.float64]
-
-    @property
-    def orientation(self) -> NDArray[np.float64]:
-        """nibabel's orientation: for each file axis the RAS axis it runs along and its sign."""
-        return nib.io_orientation(self.affine)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in millimetres on the R, A and S axes."""
-        return tuple(nib.affines.voxel_sizes(self.canonical_affine))
-
-    @property
-    def canonical_affine(self) -> NDArray[np.float64]:
-        """Affine of the same voxels in RAS+ axis order."""
-        return self.affine @ nib.orientations.inv_ornt_aff(self.orientation, self.shape)
-
-    @property
-    def canonical_shape(self) -> tuple[int, int, int]:
-        """Shape of the same voxels in RAS+ axis order."""
-        shape = [0, 0, 0]
-        for size, axis in zip(self.shape, self.orientation[:, 0], strict=True):
-            shape[int(axis)] = size
-        return shape[0], shape[1], shape[2]
-
-    def to_ras(self, array: NDArray) -> NDArray:
-        """Bring an array of the file's axis order to RAS+ axis order, as a copy with ordinary strides."""
-        return nib.apply_orientation(array, self.orientation).copy()
-
-    def restore(self, array: NDArray) -> NDArray:
-        """Bring an array of RAS+ axis order back to the file's axis order."""
-        axes = self.orientation[:, 0].astype(int)
-        restored = array.transpose(axes)
-        flipped = [axis for axis, sign in enumerate(self.orientation[:, 1]) if sign < 0]
-        return np.flip(restored, flipped).copy()
 
 
 @dataclass(frozen=True)
@@ -130,7 +89,7 @@ def read_image(path: Path) -> Volume:
             grid = _nifti_grid(path, image, ImageError)
             array = np.asarray(image.dataobj).reshape(grid.shape)
         else:
-            array, grid = _read_dicom(path)
+            array, grid = read_series(path)
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     finite = np.isfinite(array)
@@ -142,30 +101,24 @@ def read_image(path: Path) -> Volume:
 
 
 def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Read a NIfTI mask that belongs to an image with `grid`; returns uint8 (X, Y, Z) in RAS+ axis order.
+    """Read the mask of an image with `grid`; returns uint8 (X, Y, Z) in RAS+ axis order.
 
+    NIfTI by the values in `labels`; DICOM, which is SEG or RTSTRUCT, by the names of the structures.
     Raises `LabelError` when it cannot be read, lies on another grid or holds a value that is neither 0 nor in `labels`.
     """
     if not path.exists():
         raise LabelError(path, "there is no such file")
-    if not is_nifti(path):
-        raise LabelError(path, "a label must be a NIfTI file (.nii or .nii.gz)")
     with _readable(path, LabelError):
-        image = _open(path)
-        own = _nifti_grid(path, image, LabelError)
-        if own.shape != grid.shape:
-            raise LabelError(path, f"its shape {own.shape} is not that of the image, {grid.shape}")
-        if _displacement(own, grid) > 0.1 * min(grid.spacing):
-            raise LabelError(path, "it lies elsewhere in space than the image (the affines differ)")
-        array = np.asarray(image.dataobj).reshape(own.shape)
-    found = np.unique(array)
-    if found[-1] == 0 == found[0]:
-        return np.zeros(grid.canonical_shape, np.uint8)
-    unknown = [value for value in found.tolist() if value not in {0, *labels.values()}]
-    if unknown:
-        known = ", ".join(f"{value} {name}" for name, value in labels.items())
-        raise LabelError(path, f"it holds the value {unknown[0]:g}; known values are 0 and {known}")
-    return grid.to_ras(array.astype(np.uint8))
+        if is_nifti(path):
+            return grid.to_ras(_read_nifti_mask(path, grid, labels))
+        try:
+            modality = str(read_series_header(path).get("Modality"))
+        except InvalidDicomError:
+            raise LabelError(path, "a label must be a NIfTI file (.nii or .nii.gz) or DICOM SEG or RTSTRUCT") from None
+        decode = {"SEG": decode_segmentation, "RTSTRUCT": decode_structure_set}.get(modality)
+        if decode is None:
+            raise LabelError(path, f"it is DICOM of modality {modality}; a label is SEG or RTSTRUCT")
+        return grid.to_ras(decode(path, grid, labels))
 
 
 def largest_value(path: Path) -> int:
@@ -187,27 +140,22 @@ def write_mask(mask: NDArray[np.uint8], grid: Grid, path: Path) -> None:
         nib.save(image, temporary)
 
 
-def _read_dicom(path: Path) -> tuple[NDArray, Grid]:
-    if path.is_dir():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
-        if len(series) != 1:
-            raise ImageError(path, f"expected the files of one DICOM series, found {len(series)}")
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])
-        image = sitk.ReadImage(files if len(files) > 1 else files[0])
-    else:
-        image = sitk.ReadImage(str(path))
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(path, "expected a volume with one value per voxel (no colour, no time)")
-    spacing = list(image.GetSpacing())
-    if image.GetDepth() == 1 and image.HasMetaDataKey(_SLICE_THICKNESS):
-        # There is no second slice to tell the distance from; SimpleITK then says 1 mm.
-        spacing[2] = float(image.GetMetaData(_SLICE_THICKNESS))
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * spacing
-    affine[:3, 3] = image.GetOrigin()
-    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    x, y, z = array.shape
-    return array, Grid((x, y, z), _LPS_TO_RAS @ affine)
+def _read_nifti_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
+    image = _open(path)
+    own = _nifti_grid(path, image, LabelError)
+    if own.shape != grid.shape:
+        raise LabelError(path, f"its shape {own.shape} is not that of the image, {grid.shape}")
+    if own.displacement(grid) > 0.1 * min(grid.spacing):
+        raise LabelError(path, "it lies elsewhere in space than the image (the affines differ)")
+    array = np.asarray(image.dataobj).reshape(own.shape)
+    found = np.unique(array)
+    if found[-1] == 0 == found[0]:
+        return np.zeros(grid.shape, np.uint8)
+    unknown = [value for value in found.tolist() if value not in {0, *labels.values()}]
+    if unknown:
+        known = ", ".join(f"{value} {name}" for name, value in labels.items())
+        raise LabelError(path, f"it holds the value {unknown[0]:g}; known values are 0 and {known}")
+    return array.astype(np.uint8)
 
 
 def _open(path: Path) -> nib.Nifti1Image:
@@ -234,13 +182,6 @@ def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> 
     return Grid((shape[0], shape[1], shape[2]), affine)
 
 
-def _displacement(one: Grid, other: Grid) -> float:
-    """Largest distance in millimetres between the corners of two grids of one shape."""
-    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)], np.float64)
-    corners[:, :3] *= np.array(one.shape) - 1
-    return float(np.linalg.norm(corners @ (one.affine - other.affine).T, axis=1).max())
-
-
 @contextlib.contextmanager
 def _readable(path: Path, error: type[ImageError]) -> Iterator[None]:
     """Say what the reading libraries found in the words of `error`, naming the file."""
@@ -257,9 +198,12 @@ def _readable(path: Path, error: type[ImageError]) -> Iterator[None]:
         TypeError,
         RuntimeError,
         OverflowError,
+        AttributeError,  # a DICOM file without a tag it must have
+        LookupError,
         zlib.error,
         ImageFileError,
         HeaderDataError,
+        InvalidDicomError,
     ) as cause:
         words = str(cause).strip().splitlines()
         raise error(path, f"it cannot be read ({words[-1] if words else type(cause).__name__})") from None

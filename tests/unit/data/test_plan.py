@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqseg.config import Config, load_config
+from vqseg.data.grid import Grid
 from vqseg.data.plan import plan
 from vqseg.data.preparation import working_shape
-from vqseg.data.reading import Grid
 
 quick = settings(max_examples=40, deadline=None)
 grids = st.builds(
