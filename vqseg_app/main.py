@@ -21,6 +21,8 @@ from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
 from lib.options import read_options
+from lib.pacs import PACS, PACSError
+from lib.pacs_datastore import PACSStudies
 from lib.process import show_errors_in_words, stop_in_words
 from lib.request_rules import image_is_file
 from lib.reservations import Reservations
@@ -77,12 +79,23 @@ class VQSegApp(MONAILabelApp):
         make_strategy(self.active.strategy)
 
     def current_labels(self) -> dict[str, int]:
-        return self.label_set.resolve(self.datastore())
+        """Empty while nothing is known, and while a PACS that would know does not answer."""
+        try:
+            return self.label_set.resolve(self.datastore())
+        except PACSError as error:
+            logger.warning("labels: %s", error)
+            return {}
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
+            return PACSStudies(
+                PACS(self.studies), self.run / "pacs", self.options.pacs_cache_gb * 1e9, self.label_set, self._version
+            )
         return StudiesFolder(self.studies, self.label_set)
+
+    def _version(self) -> str | None:
+        version = self.live.version()
+        return version.name if version else None
 
     def init_infers(self) -> dict[str, InferTask]:
         return {NAME: VQSegInference(self.live, self.usage, self.current_labels)}

@@ -18,6 +18,8 @@ from monailabel.interfaces.exception import (
 
 from vqseg.errors import ConfigError, DataError, ImageError, ModelError, TrainingError, VQSegError
 
+from .pacs import PACSError
+
 
 class UnknownError(VQSegError):
     """A name in the request that nothing here has."""
@@ -45,6 +47,7 @@ _STATUS: dict[type[VQSegError], int] = {
     ModelError: 409,
     TrainingError: 409,
     ConflictError: 409,
+    PACSError: 502,
 }
 
 

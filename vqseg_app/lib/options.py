@@ -22,6 +22,7 @@ _OWN = {
     "method": "training method",
     "model_dir": "folder of the training and its models",
     "score_seconds": "longest time in which a request for the next study looks at images not seen before",
+    "pacs_cache_gb": "largest size of the images of a PACS on this machine's disk, GB",
     "validation_fraction": "short for data.validation_fraction",
 }
 
@@ -36,6 +37,7 @@ class Options:
     method: str = "vqseg"
     model_dir: Path | None = None
     score_seconds: float = 20.0
+    pacs_cache_gb: float = 20.0
 
     def config(self, overrides: Mapping[str, Any] | None = None) -> Config:
         """Settings of the library; `overrides` win over the options on start. Raises `ConfigError`."""
@@ -71,7 +73,8 @@ def read_options(conf: Mapping[str, str]) -> Options:
         device=_device(conf.get("device", Options.device)),
         method=conf.get("method", Options.method),
         model_dir=Path(conf["model_dir"]).expanduser().resolve() if "model_dir" in conf else None,
-        score_seconds=_seconds(conf.get("score_seconds", Options.score_seconds)),
+        score_seconds=_number(conf, "score_seconds", "seconds", 3600),
+        pacs_cache_gb=_number(conf, "pacs_cache_gb", "GB", 1e6),
     )
     options.config()
     return options
@@ -90,11 +93,12 @@ def _device(name: str) -> str:
     return name
 
 
-def _seconds(value: str | float) -> float:
+def _number(conf: Mapping[str, str], key: str, unit: str, limit: float) -> float:
+    value = conf.get(key, getattr(Options, key))
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 3600:
-        raise ConfigError(f"score_seconds={value!r}: expected a number of seconds from 0 to 3600")
-    return seconds
+        number = -1.0
+    if not 0 <= number < limit:
+        raise ConfigError(f"{key}={value!r}: expected a number of {unit} from 0 to {limit:g}")
+    return number

@@ -6,14 +6,21 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import BackgroundTasks
+from fastapi import BackgroundTasks, Depends
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
 from pydantic_core import from_json
 
 from vqseg.errors import ConfigError
 
 from .errors_over_rest import TooLargeError
+
+# Who may call a route, where MONAI Label's accounts are switched on.
+AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
+AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
 
 # monailabel 0.8.5 merges `params` over these keys of the request, which come from the address instead.
 _RESERVED = ("image", "model", "session", "label", "label_tag", "bundle_path", "save_label", "keep_usage", "_image_id")

@@ -8,37 +8,48 @@ A route declared with `def` runs in a thread.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, Body, FastAPI, File, Form, Request, UploadFile
 from fastapi.background import BackgroundTasks
+from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints import activelearning, batch_infer, datastore, infer, train
-from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
+from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError
 
+from . import pacs_proxy
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
-from .request_rules import check_body, cleaned_up, image_is_file, json_object, without_reserved
+from .pacs_datastore import PACSStudies
+from .request_rules import (
+    AsAdmin,
+    AsAnnotator,
+    AsUser,
+    check_body,
+    cleaned_up,
+    image_is_file,
+    json_object,
+    without_reserved,
+)
 
 router = APIRouter()
 
-AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
-AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
-AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
 JSONBody = Annotated[dict[str, Any] | None, Body()]
 FormText = Annotated[str, Form()]
 
 
 def install(application: FastAPI) -> None:
     """Put the routes in front of the running application's own, with our answers to errors."""
-    application.include_router(router, prefix=settings.MONAI_LABEL_API_STR)
     routes = application.router.routes
-    routes.insert(0, routes.pop())
+    for own in (router, pacs_proxy.router):
+        application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
+        routes.insert(0, routes.pop())
     add_handlers(application)
 
 
@@ -62,13 +73,32 @@ def run_inference(
         raise ConfigError("no image given: name one of the datastore (?image=ID) or send one as `file`")
     if not (file or session_id):
         app.check_image(image)
-    text = json.dumps(without_reserved(json_object(params)))
+    given = without_reserved(json_object(params))
+    if output == infer.ResultType.dicom_seg:
+        return segmentation_object(app, model, image, given)
+    text = json.dumps(given)
     token = image_is_file.set(bool(file or session_id))
     try:
         with cleaned_up(background):
             return infer.run_inference(background, model, image, session_id, text, file, label, output)
     finally:
         image_is_file.reset(token)
+
+
+def segmentation_object(app: Any, model: str, image: str, params: dict[str, Any]) -> FileResponse:
+    """The answer as DICOM SEG. monailabel 0.8.5 needs `label_info` for it and names segments by their position."""
+    studies = app.datastore()
+    if not isinstance(studies, PACSStudies) or not image:
+        raise ConfigError("output=dicom_seg: only for an image of a PACS; the studies of this server are a folder")
+    result = app.infer({**params, "model": model, "image": image, "result_extension": ".nii.gz"})
+    mask = Path(result["file"])
+    try:
+        file = studies.as_segmentation(image, mask, result["params"]["label_names"], result["params"]["model_version"])
+    finally:
+        mask.unlink(missing_ok=True)
+    return FileResponse(
+        file, media_type="application/dicom", filename=f"{image}.dcm", background=BackgroundTask(file.unlink)
+    )
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
@@ -151,10 +181,11 @@ def save_label(
     params: FormText = "{}",
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> Any:
-    json_object(params)
+    given = json_object(params)
     app_instance().check_image(image)
+    text = json.dumps({**given, "user": user.username})
     with cleaned_up(background):
-        return datastore.save_label(background, image, params, tag, label, user.username)
+        return datastore.save_label(background, image, text, tag, label, user.username)
 
 
 @router.put("/datastore/image/info", tags=["Datastore"], summary="Add to what is kept with an image")

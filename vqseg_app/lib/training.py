@@ -20,6 +20,7 @@ from vqseg.training.step import METHODS
 from .errors_over_rest import ConflictError
 from .labels import FINAL, check_stored_names
 from .options import Options
+from .pacs_datastore import PACSStudies
 
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
 _OWN = ("method", "device")
@@ -100,7 +101,8 @@ def studies_of(datastore: Datastore) -> list[Study]:
     """Every study of the datastore, with its final label where there is one."""
     labelled = set(datastore.get_labeled_images())
     studies = []
-    for image in sorted(datastore.list_images()):
+    images = datastore.images_for_training() if isinstance(datastore, PACSStudies) else datastore.list_images()
+    for image in sorted(images):
         label = datastore.get_label_by_image_id(image, FINAL) if image in labelled else ""
         uri = datastore.get_label_uri(label, FINAL) if label else ""
         studies.append(Study(image, Path(datastore.get_image_uri(image)), Path(uri) if uri else None))

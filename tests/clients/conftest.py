@@ -1,0 +1,96 @@
+"""A real Orthanc on loopback with small phantoms as DICOM series, and real files where they are at hand."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+from builders import write_dicom
+from numpy.typing import NDArray
+from servers import ROOT, free_port
+
+from vqseg.data.phantom import Grid as PhantomGrid
+from vqseg.data.phantom import draw_anatomy, render
+
+SPACING = (11.0, 11.0, 15.0)
+
+
+@dataclass
+class RunningPACS:
+    """`url` of Orthanc's REST interface; `series` UIDs by the name of the phantom; `masks` (columns, rows, slices)."""
+
+    url: str
+    series: dict[str, str]
+    masks: dict[str, NDArray[np.uint8]]
+
+    @property
+    def dicomweb(self) -> str:
+        return f"{self.url}/dicom-web"
+
+    def instances(self, modality: str) -> list[pydicom.Dataset]:
+        """Every object of a modality, read back from Orthanc."""
+        found = requests.post(
+            f"{self.url}/tools/find", json={"Level": "Instance", "Query": {"Modality": modality}}, timeout=30
+        ).json()
+        files = [requests.get(f"{self.url}/instances/{one}/file", timeout=30).content for one in found]
+        return [pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)) for content in files]
+
+    def delete(self, modality: str) -> None:
+        """Remove every object of a modality."""
+        query = {"Level": "Series", "Query": {"Modality": modality}}
+        for one in requests.post(f"{self.url}/tools/find", json=query, timeout=30).json():
+            requests.delete(f"{self.url}/series/{one}", timeout=30)
+
+
+@pytest.fixture(scope="session")
+def orthanc() -> ModuleType:
+    """`apps/pacs/orthanc.py` as a module. Skips where Orthanc is not installed."""
+    spec = importlib.util.spec_from_file_location("orthanc", ROOT / "apps" / "pacs" / "orthanc.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if module.program() is None:
+        pytest.skip("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
+    return module
+
+
+@pytest.fixture(scope="session")
+def pacs(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPACS]:
+    folder, port = tmp_path_factory.mktemp("pacs"), free_port()
+    process = orthanc.start(folder / "storage", port)
+    try:
+        running = RunningPACS(f"http://127.0.0.1:{port}", {}, {})
+        for number in range(6):
+            add_phantom(running, orthanc, folder / f"phantom_{number}", number, port)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def add_phantom(running: RunningPACS, orthanc: ModuleType, folder: Path, number: int, port: int) -> None:
+    """One series: axial, sagittal or coronal by turns."""
+    rng = np.random.default_rng(number)
+    image, mask = render(draw_anatomy(rng), PhantomGrid((30, 24, 16), SPACING), rng)
+    order = [(0, 1, 2), (1, 2, 0), (0, 2, 1)][number % 3]
+    directions = np.eye(3)[list(order)]
+    write_dicom(
+        folder,
+        image.transpose(order),
+        directions[0],
+        directions[1],
+        [SPACING[axis] for axis in order],
+    )
+    assert orthanc.load(folder, port) == image.shape[order[2]]
+    name = f"phantom_{number}"
+    running.series[name] = str(pydicom.dcmread(next(folder.iterdir())).SeriesInstanceUID)
+    running.masks[name] = mask.transpose(order)

@@ -1,0 +1,205 @@
+"""The PACS as a datastore: real Orthanc, labels that go there as DICOM SEG and come back by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+from servers import free_port
+
+from vqseg.data.reading import read_grid, read_image
+
+BY_VALUE = {"tumour": 1, "lung": 2}  # not in alphabetical order
+
+
+@pytest.fixture
+def studies(pacs: Any, tmp_path: Path, app_module: Any) -> Callable[..., Any]:
+    """A datastore of its own, with an empty cache."""
+    made = iter(range(100))
+
+    def make(labels: Mapping[str, int] = BY_VALUE, url: str = pacs.dicomweb, gigabytes: float = 1.0) -> Any:
+        label_set = app_module("labels").LabelSet(labels, None)
+        client = app_module("pacs").PACS(url)
+        folder = tmp_path / f"cache{next(made)}"
+        return app_module("pacs_datastore").PACSStudies(client, folder, gigabytes * 1e9, label_set, lambda: "0007")
+
+    yield make
+    pacs.delete("SEG")
+
+
+def phantom_mask(pacs: Any, name: str) -> np.ndarray:
+    """The phantom's mask with the values of `BY_VALUE`: there 1 is the lung and 2 the tumour."""
+    return np.array([0, 2, 1], np.uint8)[pacs.masks[name]]
+
+
+def submit(store: Any, image: str, mask: np.ndarray, names: list[tuple[str, int]], **info: Any) -> None:
+    """As OHIF does: bare voxels, x fastest, with names and numbers."""
+    file = Path(store._folder) / "label.bin"
+    file.write_bytes(mask.tobytes(order="F"))
+    store.save_label(image, str(file), "final", {"label_info": [{"name": n, "idx": v} for n, v in names], **info})
+
+
+def read(store: Any, image: str) -> np.ndarray:
+    return np.asarray(nib.load(store.get_label_uri(image, "final")).dataobj)
+
+
+@pytest.mark.parametrize("name", ["phantom_0", "phantom_1", "phantom_2"])
+def test_an_image_is_what_the_phantom_was(pacs: Any, studies: Any, name: str) -> None:
+    store = studies()
+    volume = read_image(Path(store.get_image_uri(pacs.series[name])))
+    assert volume.grid.shape == pacs.masks[name].shape
+    inside = volume.array[volume.grid.to_ras(pacs.masks[name]) == 1]
+    assert inside.mean() < -500  # lung
+
+
+@pytest.mark.parametrize("name", ["phantom_0", "phantom_1", "phantom_2"])
+def test_a_label_comes_back_voxel_by_voxel_into_an_empty_cache(pacs: Any, studies: Any, name: str) -> None:
+    image, mask = pacs.series[name], phantom_mask(pacs, name)
+    submit(studies(), image, mask, [("tumour", 1), ("lung", 2)])
+    assert np.array_equal(read(studies(), image), mask)
+
+
+def test_numbers_of_the_client_are_mapped_by_name(pacs: Any, studies: Any) -> None:
+    """OHIF numbers alphabetically: lung 1, tumour 2, whatever the label set says."""
+    image = pacs.series["phantom_0"]
+    submit(studies(), image, pacs.masks["phantom_0"], [("lung", 1), ("tumour", 2)])
+    assert np.array_equal(read(studies(), image), phantom_mask(pacs, "phantom_0"))
+    # Another label set reads the same structures with its own numbers.
+    assert np.array_equal(read(studies({"lung": 1, "heart": 2, "tumour": 3}), image) == 3, pacs.masks["phantom_0"] == 2)
+
+
+def test_the_segmentation_in_the_pacs_says_who_and_what(pacs: Any, studies: Any) -> None:
+    mask = phantom_mask(pacs, "phantom_0")
+    names = [("tumour", 1), ("lung", 2)]
+    submit(studies(), pacs.series["phantom_0"], mask, names, client_id="Dr. Who", model="vqseg")
+    (stored,) = pacs.instances("SEG")
+    assert [(segment.SegmentNumber, segment.SegmentLabel) for segment in stored.SegmentSequence] == [
+        (1, "tumour"),
+        (2, "lung"),
+    ]
+    counts = {number: 0 for number in (1, 2)}
+    for frame, groups in zip(stored.pixel_array, stored.PerFrameFunctionalGroupsSequence, strict=True):
+        counts[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber] += int(frame.sum())
+    assert counts == {1: int((mask == 1).sum()), 2: int((mask == 2).sum())}
+    assert str(stored.ContentCreatorName).startswith("Dr. Who")
+    assert "0007" in str(stored.SegmentSequence[0])
+    assert stored.SegmentationType == "BINARY"
+
+
+def test_a_structure_that_is_not_in_the_mask_is_not_stored(pacs: Any, studies: Any) -> None:
+    """Slicer lists empty segments too."""
+    only_lung = np.where(phantom_mask(pacs, "phantom_0") == 2, 2, 0).astype(np.uint8)
+    submit(studies(), pacs.series["phantom_0"], only_lung, [("tumour", 1), ("lung", 2)])
+    (stored,) = pacs.instances("SEG")
+    assert [segment.SegmentLabel for segment in stored.SegmentSequence] == ["lung"]
+
+
+def test_a_saved_label_counts_at_once_and_images_are_counted(pacs: Any, studies: Any) -> None:
+    store = studies()
+    image, mask = pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0")
+    assert store.status() == {"total": 6, "completed": 0, "label_tags": {"final": 0}}
+    for _ in range(2):
+        submit(store, image, mask, [("tumour", 1), ("lung", 2)])
+        assert store.status()["completed"] == 1
+    assert len(pacs.instances("SEG")) == 2
+    assert store.get_labeled_images() == [image]
+    assert image not in store.get_unlabeled_images()
+
+
+def test_the_newest_label_counts(pacs: Any, studies: Any) -> None:
+    image, mask = pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0")
+    store = studies()
+    submit(store, image, mask, [("tumour", 1), ("lung", 2)])
+    smaller = mask.copy()
+    smaller[: len(smaller) // 2] = 0
+    submit(store, image, smaller, [("tumour", 1), ("lung", 2)])
+    assert np.array_equal(read(store, image), smaller)
+    assert np.array_equal(read(studies(), image), smaller)
+
+
+def test_names_come_from_the_pacs_when_nobody_gave_them(pacs: Any, studies: Any) -> None:
+    submit(studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0"), [("tumour", 1), ("lung", 2)])
+    store = studies({})
+    assert store._label_set.resolve(store) == {"tumour": 1, "lung": 2}
+    assert np.array_equal(read(store, pacs.series["phantom_0"]), phantom_mask(pacs, "phantom_0"))
+
+
+def test_a_label_with_an_unknown_structure_stays_a_segmentation(pacs: Any, studies: Any) -> None:
+    """The training then names it; nothing else fails."""
+    submit(studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0"), [("tumour", 1), ("lung", 2)])
+    assert studies({"liver": 1}).get_label_uri(pacs.series["phantom_0"], "final").endswith(".dcm")
+
+
+def test_wrong_masks_are_refused_in_words_and_nothing_is_stored(pacs: Any, studies: Any, app_module: Any) -> None:
+    store, image = studies(), pacs.series["phantom_0"]
+    mask = phantom_mask(pacs, "phantom_0")
+    both = [("tumour", 1), ("lung", 2)]
+    for wrong, names, words in (
+        (mask[1:], both, "voxels"),
+        (np.zeros_like(mask), both, "empty"),
+        (mask, [("tumour", 1), ("liver", 2)], "unknown structure 'liver'; known: tumour, lung"),
+        (mask, [("tumour", 1)], "value 2"),
+    ):
+        with pytest.raises(app_module("pacs").VQSegError, match=words):
+            submit(store, image, wrong, names)
+    assert pacs.instances("SEG") == []
+
+
+def test_a_pacs_that_is_down_is_said_in_words(studies: Any, app_module: Any) -> None:
+    store = studies(url=f"http://127.0.0.1:{free_port()}/dicom-web")
+    with pytest.raises(app_module("pacs").PACSError, match="does not answer"):
+        store.list_images()
+
+
+def test_a_pacs_that_answers_nonsense_is_said_in_words(pacs: Any, studies: Any, app_module: Any) -> None:
+    store = studies(url=f"{pacs.url}/system?")
+    with pytest.raises(app_module("pacs").PACSError, match="PACS"):
+        store.list_images()
+
+
+def test_a_mask_the_pacs_does_not_take_is_kept_aside(
+    pacs: Any, studies: Any, app_module: Any, monkeypatch: Any
+) -> None:
+    store, image = studies(), pacs.series["phantom_0"]
+    mask = phantom_mask(pacs, "phantom_0")
+    store.get_image_uri(image)
+    error = app_module("pacs").PACSError("the PACS does not answer")
+    monkeypatch.setattr(store._pacs, "store", lambda instance: (_ for _ in ()).throw(error))
+    with pytest.raises(app_module("pacs").PACSError, match=r"unsent/.*\.nii\.gz"):
+        submit(store, image, mask, [("tumour", 1), ("lung", 2)])
+    (kept,) = (store._folder / "unsent").iterdir()
+    assert np.array_equal(np.asarray(nib.load(kept).dataobj), mask)
+    assert np.allclose(read_grid(kept).affine, read_grid(Path(store.get_image_uri(image))).affine, atol=1e-4)
+
+
+def test_an_image_is_fetched_once(pacs: Any, studies: Any) -> None:
+    store, image = studies(), pacs.series["phantom_1"]
+    count = len(requests.get(f"{pacs.url}/changes?last", timeout=10).json())
+    first = Path(store.get_image_uri(image))
+    written = first.stat().st_mtime_ns
+    assert Path(store.get_image_uri(image)) == first
+    assert first.stat().st_mtime_ns == written
+    assert count
+
+
+def test_the_cache_keeps_to_its_bound(pacs: Any, studies: Any) -> None:
+    one = sum(f.stat().st_size for f in Path(studies().get_image_uri(pacs.series["phantom_0"])).parent.rglob("*.*"))
+    store = studies(gigabytes=2.5 * one / 1e9)
+    uris = [Path(store.get_image_uri(image)) for image in sorted(pacs.series.values())]
+    left = [uri for uri in uris if uri.exists()]
+    assert 1 <= len(left) <= 3
+    assert uris[-1] in left
+    assert Path(store.get_image_uri(sorted(pacs.series.values())[0])).exists()
+
+
+def test_training_gets_the_labelled_images_and_what_fits(pacs: Any, studies: Any) -> None:
+    labelled = pacs.series["phantom_5"]
+    submit(studies(), labelled, phantom_mask(pacs, "phantom_5"), [("tumour", 1), ("lung", 2)])
+    assert studies().images_for_training()[0] == labelled
+    assert set(studies().images_for_training()) == set(pacs.series.values())
+    assert studies(gigabytes=0).images_for_training() == [labelled]

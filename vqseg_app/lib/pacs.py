@@ -1,0 +1,132 @@
+"""The PACS: finding, fetching and storing series over DICOMweb, with every failure in words.
+
+A PACS may be down, slow, or answer nonsense; whatever the libraries then raise becomes a `PACSError`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from vqseg.errors import VQSegError
+
+logger = logging.getLogger(__name__)
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 120.0
+_FOUND_BY = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "StudyDate", "StudyTime", "SeriesDate")
+
+
+class PACSError(VQSegError):
+    """The PACS does not do what it was asked for; the server itself is fine."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series as the PACS lists it. `info` holds what clients read: UIDs, modality, patient, date."""
+
+    uid: str
+    study: str
+    modality: str
+    info: dict[str, str]
+
+
+class PACS:
+    """Args: `url` of the DICOMweb service. Safe for several threads: requests are independent."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._client = DICOMwebClientX(
+            url=self.url,
+            session=session(),
+            qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+            wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+            stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+        )
+        # Ours to report, not to repeat: by default it asks five times, waiting longer each time.
+        self._client.set_http_retry_params(retry=False)
+
+    def find(self, modalities: Sequence[str]) -> list[Series]:
+        """Every series of these modalities, ordered by its UID."""
+        with answering(self.url, "list its series"):
+            found = []
+            for modality in modalities:
+                for item in self._client.search_for_series(search_filters={"Modality": modality}):
+                    try:
+                        found.append(_series(Dataset.from_json(item)))
+                    except (KeyError, ValueError) as error:
+                        logger.warning("a series of the PACS is left out: %r", error)
+        return sorted(found, key=lambda series: series.uid)
+
+    def headers(self, series: Series) -> list[Dataset]:
+        """What the PACS knows of each instance, without pixels."""
+        with answering(self.url, f"describe the series {series.uid}"):
+            found = self._client.retrieve_series_metadata(series.study, series.uid)
+            return [Dataset.from_json(header, lambda *_: b"") for header in found]
+
+    def fetch(self, series: Series, folder: Path) -> None:
+        """Write every instance of a series into `folder`."""
+        with answering(self.url, f"send the series {series.uid}"):
+            count = 0
+            for count, instance in enumerate(self._client.iter_series(series.study, series.uid), 1):
+                instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
+        if count == 0:
+            raise PACSError(f"the PACS sent no image of the series {series.uid}; was it deleted?")
+
+    def store(self, instance: Dataset) -> None:
+        """Store one object."""
+        with answering(self.url, "keep the label"):
+            answer = self._client.store_instances([instance])
+            refused = answer.get("FailedSOPSequence")
+        if refused:
+            raise PACSError(f"the PACS at {self.url} refused the label (reason {refused[0].get('FailureReason')})")
+
+
+@contextmanager
+def answering(url: str, wish: str) -> Iterator[None]:
+    """Say what goes wrong in a request to the PACS at `url`, which was to do what is wished, as `PACSError`."""
+    try:
+        yield
+    except requests.Timeout:
+        raise PACSError(f"the PACS at {url} is too slow: it was to {wish}; try again later") from None
+    except requests.ConnectionError:
+        raise PACSError(f"the PACS at {url} does not answer: it was to {wish}; is it running?") from None
+    except requests.HTTPError as error:
+        raise PACSError(f"the PACS at {url} could not {wish} ({error})") from None
+    except Exception as error:  # not DICOM, not JSON, no such tag: there is no end to what parsers raise
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+            raise  # of our own disk
+        kind = type(error).__name__
+        raise PACSError(f"the PACS at {url} answered nonsense when it was to {wish} ({kind})") from None
+
+
+def session() -> requests.Session:
+    """With the password of the service, if there is one, and no request that waits for ever."""
+    user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    made = create_session_from_user_pass(user, password) if user and password else requests.Session()
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, _Impatient())
+    return made
+
+
+class _Impatient(requests.adapters.HTTPAdapter):
+    def send(self, request: Any, timeout: Any = None, **options: Any) -> requests.Response:
+        return super().send(request, timeout=timeout or (_CONNECT_SECONDS, _READ_SECONDS), **options)
+
+
+def _series(found: Dataset) -> Series:
+    info = {name: str(found[name].value) for name in _FOUND_BY if name in found and found[name].value is not None}
+    uid, study = info["SeriesInstanceUID"], info["StudyInstanceUID"]
+    # They become names of folders.
+    if not (UID(uid).is_valid and UID(study).is_valid):
+        raise ValueError(f"{uid!r} in {study!r} is no UID")
+    return Series(uid, study, info["Modality"], info)

@@ -1,0 +1,98 @@
+"""Series of the PACS on this machine's disk, each fetched once.
+
+Of an image: the volume as NIfTI, and the headers of its instances, from which a DICOM SEG is written. Of a label: the
+SEG as it came. Folders appear whole or not at all, so several processes can share the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import pydicom
+from filelock import FileLock
+
+from vqseg.data.dicom_series import read_series, read_series_header, series_files
+from vqseg.data.reading import read_image
+from vqseg.errors import ImageError
+from vqseg.files import new_folder
+
+from .pacs import PACS, Series
+
+
+class PACSCache:
+    """Args: `folder` of the cache; `largest_bytes` of images, beyond which those unused for longest are removed."""
+
+    def __init__(self, pacs: PACS, folder: Path, largest_bytes: float) -> None:
+        self._pacs, self._folder, self._largest = pacs, folder, largest_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def image(self, series: Series) -> Path:
+        """The NIfTI file of a series. Raises `PACSError`, and `ImageError` when the series is no volume."""
+        folder = self._folder / "images" / series.uid
+        with self._alone(series):
+            if not folder.exists():
+                self._fetch_image(series, folder)
+            os.utime(folder)
+        self._make_room(folder)
+        return folder / f"{series.uid}.nii.gz"
+
+    def headers(self, series: Series) -> Path:
+        """Folder with the instances of a series without their pixels."""
+        return self.image(series).parent / "headers"
+
+    def label(self, segmentation: Series) -> Path:
+        """The DICOM SEG of a series."""
+        folder = self._folder / "labels" / segmentation.uid
+        with self._alone(segmentation):
+            if not folder.exists():
+                with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:
+                    self._pacs.fetch(segmentation, Path(temporary))
+                    shutil.copy(min(Path(temporary).iterdir()), made / "label.dcm")
+        return folder / "label.dcm"
+
+    def is_full(self) -> bool:
+        """Whether the next image would take the place of another one."""
+        return sum(map(_size, self._images())) >= self._largest
+
+    def _fetch_image(self, series: Series, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:
+            self._pacs.fetch(series, Path(temporary))
+            try:
+                read_image(Path(temporary))
+            except ImageError as error:
+                raise ImageError(f"series {series.uid}", str(error).removeprefix(f"{temporary}: ")) from None
+            array, grid = read_series(Path(temporary))
+            image = nib.Nifti1Image(array, grid.affine)
+            image.header.set_xyzt_units("mm")
+            nib.save(image, made / f"{series.uid}.nii.gz")
+            (made / "headers").mkdir()
+            for number, file in enumerate(series_files(Path(temporary))):
+                header = read_series_header(file)
+                pydicom.dcmwrite(made / "headers" / f"{number:05d}.dcm", header)
+
+    def _make_room(self, keep: Path) -> None:
+        images = sorted(self._images(), key=lambda folder: folder.stat().st_mtime)
+        excess = sum(map(_size, images)) - self._largest
+        for folder in images:
+            if excess <= 0:
+                return
+            if folder != keep:
+                excess -= _size(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _images(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return [folder for folder in (self._folder / "images").iterdir() if not folder.name.startswith(".")]
+        return []
+
+    def _alone(self, series: Series) -> FileLock:
+        return FileLock(self._folder / f".{series.uid}.lock")
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
