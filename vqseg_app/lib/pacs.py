@@ -23,6 +23,8 @@ from vqseg.errors import VQSegError
 
 logger = logging.getLogger(__name__)
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 120.0
+# Else a PACS decompresses JPEG 2000 first, or fails to.
+_AS_STORED = (("application/dicom", "*"),)
 _FOUND_BY = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "StudyDate", "StudyTime", "SeriesDate")
 
 
@@ -77,7 +79,7 @@ class PACS:
         """Write every instance of a series into `folder`."""
         with answering(self.url, f"send the series {series.uid}"):
             count = 0
-            for count, instance in enumerate(self._client.iter_series(series.study, series.uid), 1):
+            for count, instance in enumerate(self._client.iter_series(series.study, series.uid, _AS_STORED), 1):
                 instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
         if count == 0:
             raise PACSError(f"the PACS sent no image of the series {series.uid}; was it deleted?")
