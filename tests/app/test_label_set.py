@@ -87,7 +87,7 @@ def test_training_says_what_is_missing(studies: Any, app_module: Any, tmp_path: 
 
 def test_every_unlabelled_image_goes_into_the_training(studies: Any, app_module: Any) -> None:
     datastore = studies([[0, 1], [], []])
-    found = app_module("training").studies_of(datastore)
+    found = app_module("training").pool_of(datastore).studies
     assert [(study.id, study.label is not None) for study in found] == [
         ("case0", True),
         ("case1", False),

@@ -45,8 +45,14 @@ class RunningPACS:
 
     def delete(self, modality: str) -> None:
         """Remove every object of a modality."""
-        query = {"Level": "Series", "Query": {"Modality": modality}}
-        for one in requests.post(f"{self.url}/tools/find", json=query, timeout=30).json():
+        self._delete({"Modality": modality})
+
+    def delete_series(self, uid: str) -> None:
+        self._delete({"SeriesInstanceUID": uid})
+
+    def _delete(self, query: dict[str, str]) -> None:
+        wanted = {"Level": "Series", "Query": query}
+        for one in requests.post(f"{self.url}/tools/find", json=wanted, timeout=30).json():
             requests.delete(f"{self.url}/series/{one}", timeout=30)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import requests
+from builders import slice_file, write_dicom
 from servers import free_port
 
 from vqseg.data.reading import read_grid, read_image
@@ -197,9 +200,47 @@ def test_the_cache_keeps_to_its_bound(pacs: Any, studies: Any) -> None:
     assert Path(store.get_image_uri(sorted(pacs.series.values())[0])).exists()
 
 
-def test_training_gets_the_labelled_images_and_what_fits(pacs: Any, studies: Any) -> None:
+def test_training_gets_the_labelled_images_and_what_fits(pacs: Any, studies: Any, app_module: Any) -> None:
     labelled = pacs.series["phantom_5"]
     submit(studies(), labelled, phantom_mask(pacs, "phantom_5"), [("tumour", 1), ("lung", 2)])
-    assert studies().images_for_training()[0] == labelled
-    assert set(studies().images_for_training()) == set(pacs.series.values())
-    assert studies(gigabytes=0).images_for_training() == [labelled]
+    pool_of = app_module("training").pool_of
+    whole = pool_of(studies())
+    assert {study.id for study in whole.studies} == set(pacs.series.values())
+    assert [study.id for study in whole.studies if study.label] == [labelled]
+    assert whole.left_out == {}
+    one = Path(studies().get_image_uri(labelled)).parent
+    size = sum(file.stat().st_size for file in one.rglob("*") if file.is_file())
+    some = pool_of(studies(gigabytes=2.5 * size / 1e9))
+    assert some.studies[0].id == labelled
+    assert 1 < len(some.studies) < 6
+    assert all(study.image.exists() for study in some.studies)
+    assert {study.id for study in some.studies} | set(some.left_out) == set(pacs.series.values())
+    assert all("pacs_cache_gb" in reason for reason in some.left_out.values())
+
+
+def test_a_series_that_is_no_volume_is_left_out_by_name(
+    pacs: Any, studies: Any, app_module: Any, orthanc: Any, tmp_path: Path
+) -> None:
+    write_dicom(tmp_path / "gap", np.zeros((12, 12, 6), np.int16), (1, 0, 0), (0, 1, 0), (2, 2, 2))
+    gap = str(pydicom.dcmread(next((tmp_path / "gap").iterdir())).SeriesInstanceUID)
+    slice_file(tmp_path / "gap", 3).unlink()
+    port = int(pacs.url.rsplit(":", 1)[1])
+    assert orthanc.load(tmp_path / "gap", port) == 5
+    try:
+        store = studies()
+        pool = app_module("training").pool_of(store)
+        assert set(pool.left_out) == {gap}
+        assert "2 mm apart, but 4 mm" in pool.left_out[gap]
+        with pytest.raises(app_module("pacs").VQSegError, match="4 mm"):
+            store.get_image_uri(gap)
+    finally:
+        pacs.delete_series(gap)
+
+
+def test_a_series_that_vanished_is_said_in_words(pacs: Any, studies: Any, app_module: Any) -> None:
+    store = studies()
+    listed = store._image(pacs.series["phantom_0"])
+    gone = dataclasses.replace(listed, uid=f"{listed.uid[:-1]}{(int(listed.uid[-1]) + 1) % 10}")
+    with pytest.raises(app_module("pacs").PACSError, match=gone.uid):
+        store._cache.image(gone)
+    assert not (store._folder / "images" / gone.uid).exists()

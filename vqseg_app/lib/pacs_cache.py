@@ -56,8 +56,9 @@ class PACSCache:
         return folder / "label.dcm"
 
     def is_full(self) -> bool:
-        """Whether the next image would take the place of another one."""
-        return sum(map(_size, self._images())) >= self._largest
+        """Whether one more image, of the size of the largest one, would take the place of another."""
+        sizes = [_size(folder) for folder in self._images()]
+        return sum(sizes) + max(sizes, default=0) >= self._largest
 
     def _fetch_image(self, series: Series, folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:

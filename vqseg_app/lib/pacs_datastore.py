@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,16 +92,13 @@ class PACSStudies(Datastore):
         listing = self._listing()
         return [image for image in listing.images if image not in listing.labels]
 
-    def images_for_training(self) -> list[str]:
-        """The labelled images and as many others as the cache holds at once; unusable ones are left to the reader."""
+    def images_for_training(self) -> Iterator[str]:
+        """The labelled images, then others as long as the cache has room for what the caller fetches meanwhile."""
         listing = self._listing()
-        chosen = []
         for image in sorted(listing.images, key=lambda image: (image not in listing.labels, image)):
             if image not in listing.labels and self._cache.is_full():
-                logger.warning("%d images do not fit into the cache (pacs_cache_gb)", len(listing.images) - len(chosen))
-                break
-            chosen.append(image)
-        return chosen
+                return
+            yield image
 
     def get_image_uri(self, image_id: str) -> str:
         return str(self._cache.image(self._image(image_id)))

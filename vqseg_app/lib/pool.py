@@ -37,9 +37,9 @@ def usage_of(
     end = None if seconds is None else time.monotonic() + seconds
     made_by: dict[str, str] = {}
     for study in studies:
-        image = Path(datastore.get_image_uri(study))
         model = live.identity()
         try:
+            image = Path(datastore.get_image_uri(study))
             counts = cache.get(model, image)
             if counts is None and end is not None and time.monotonic() > end:
                 pool.missing.append(study)

@@ -57,7 +57,7 @@ class NextStudy(Strategy):
         ranking = make_strategy(name, self._settings).rank(candidates, np.random.default_rng())
         remaining = [entry.id for entry in ranking]
         while (chosen := self._reservations.take_first(remaining, client)) is not None:
-            if chosen in pool.counts or is_readable(Path(datastore.get_image_uri(chosen))):
+            if chosen in pool.counts or is_readable(datastore, chosen):
                 break
             remaining.remove(chosen)
         if chosen is None:
@@ -94,10 +94,10 @@ class NextStudy(Strategy):
         return (self.name if pool.counts else UNIFORM), pool, "; ".join(notes)
 
 
-def is_readable(image: Path) -> bool:
+def is_readable(datastore: Datastore, image: str) -> bool:
     """Whether somebody can open the image that is about to be handed out."""
     try:
-        read_image(image)
+        read_image(Path(datastore.get_image_uri(image)))
     except ImageError as error:
         logger.warning("not handed out: %s", error)
         return False

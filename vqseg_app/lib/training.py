@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from vqseg.config import Config, option_names
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
-from vqseg.errors import ConfigError, DataError
+from vqseg.errors import ConfigError, DataError, ImageError
 from vqseg.training.run import train
 from vqseg.training.status import read_status
 from vqseg.training.step import METHODS
@@ -20,6 +21,7 @@ from vqseg.training.step import METHODS
 from .errors_over_rest import ConflictError
 from .labels import FINAL, check_stored_names
 from .options import Options
+from .pacs import PACSError
 from .pacs_datastore import PACSStudies
 
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
@@ -93,20 +95,34 @@ class VQSegTraining(TrainTask):
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         config, method, device = self.check(request, datastore)
-        train(studies_of(datastore), self._run, config, method=method, device=device, resume=True)
+        pool = pool_of(datastore)
+        train(pool.studies, self._run, config, method=method, device=device, resume=True, left_out=pool.left_out)
         return self.stats()
 
 
-def studies_of(datastore: Datastore) -> list[Study]:
+@dataclass(frozen=True)
+class Pool:
+    """What a training can use of a datastore, and what it cannot: id -> reason."""
+
+    studies: list[Study]
+    left_out: dict[str, str]
+
+
+def pool_of(datastore: Datastore) -> Pool:
     """Every study of the datastore, with its final label where there is one."""
     labelled = set(datastore.get_labeled_images())
-    studies = []
-    images = datastore.images_for_training() if isinstance(datastore, PACSStudies) else datastore.list_images()
-    for image in sorted(images):
-        label = datastore.get_label_by_image_id(image, FINAL) if image in labelled else ""
-        uri = datastore.get_label_uri(label, FINAL) if label else ""
-        studies.append(Study(image, Path(datastore.get_image_uri(image)), Path(uri) if uri else None))
-    return studies
+    studies, left_out = [], {}
+    images = datastore.images_for_training() if isinstance(datastore, PACSStudies) else sorted(datastore.list_images())
+    for image in images:
+        try:
+            label = datastore.get_label_by_image_id(image, FINAL) if image in labelled else ""
+            uri = datastore.get_label_uri(label, FINAL) if label else ""
+            studies.append(Study(image, Path(datastore.get_image_uri(image)), Path(uri) if uri else None))
+        except (ImageError, PACSError) as error:
+            left_out[image] = str(error)
+    for image in set(datastore.list_images()) - {study.id for study in studies} - set(left_out):
+        left_out[image] = "it does not fit into the cache of the PACS any more (--conf pacs_cache_gb)"
+    return Pool(studies, left_out)
 
 
 def _clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,15 @@ def train(
     resume: bool = False,
     validation: Sequence[Study] | None = None,
     on_progress: Progress | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> TrainingResult:
     """Train on labelled and unlabelled `studies` and publish what is at least as good as the live model.
 
     With `resume`, an unfinished training in `run` with the same settings is continued; studies that got a label since
     then are used with it. `validation` are locked studies given by the caller; without them a share of the labelled
     patients is locked once and for all in `<run>/split.json`. A study that cannot be used is left out and named in the
-    status. Raises `TrainingError`, `DataError` or `ConfigError`.
+    status, after those in `left_out` (id -> reason), which the caller could not get at all.
+    Raises `TrainingError`, `DataError` or `ConfigError`.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
@@ -87,9 +89,10 @@ def train(
             remove_leftovers(folder)
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
         try:
-            result = _Run(run, config, method, device, status, on_progress).go(
-                sorted(studies, key=lambda study: study.id), validation, resume
-            )
+            training = _Run(run, config, method, device, status, on_progress)
+            for study, reason in (left_out or {}).items():
+                training.leave_out(study, reason)
+            result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
         except VQSegError as error:
             status.write(state="failed", message=str(error))
             raise
@@ -170,7 +173,7 @@ class _Run:
                 read_grid(study.image)
                 readable.append(study)
             except ImageError as error:
-                self._leave_out(study, error)
+                self.leave_out(study.id, str(error))
         return readable
 
     def _prepare(self, studies: list[Study]) -> tuple[list[PreparedStudy], list[PreparedStudy]]:
@@ -183,17 +186,17 @@ class _Run:
                 try:
                     prepared = prepare_study(study, self.config.data, self.cache)
                 except LabelError as error:
-                    self._leave_out(study, error)
+                    self.leave_out(study.id, str(error))
                     prepared = prepare_study(replace(study, label=None), self.config.data, self.cache)
             except ImageError as error:
-                self._leave_out(study, error)
+                self.leave_out(study.id, str(error))
                 continue
             (labelled if prepared.label else unlabelled).append(prepared)
         return labelled, unlabelled
 
-    def _leave_out(self, study: Study, error: ImageError) -> None:
-        self.left_out.append({"id": study.id, "reason": str(error)})
-        self.status.event("left_out", id=study.id, reason=str(error))
+    def leave_out(self, study: str, reason: str) -> None:
+        self.left_out.append({"id": study, "reason": reason})
+        self.status.event("left_out", id=study, reason=reason)
 
     def _split(self, labelled: list[PreparedStudy], validation: Sequence[Study] | None) -> None:
         studies = [prepared.study for prepared in labelled]
@@ -257,7 +260,7 @@ class _Run:
                 return validate(predictor, self.validated_on)
             except ImageError as error:
                 bad = next(s for s in self.validated_on if str(error).startswith((f"{s.image}:", f"{s.label}:")))
-                self._leave_out(bad, error)
+                self.leave_out(bad.id, str(error))
                 self.validated_on = [study for study in self.validated_on if study is not bad]
                 # Scores on more studies cannot be compared with those to come.
                 self.best = self.champion = None
