@@ -3,7 +3,8 @@
 
 Usage: apps/pacs/orthanc.py --storage DIR [--port 8042] [--load DIR] [-- COMMAND...]
 
-Runs until it is stopped; with a command, until that ends. `--load` sends every DICOM file below a folder to it; what is there already stays as it is.
+Runs until it is stopped; with a command, until that ends. `--load` sends every DICOM file below a folder to it; what is
+there already stays as it is.
 Orthanc comes from Debian: apt-get install orthanc orthanc-dicomweb
 """
 
