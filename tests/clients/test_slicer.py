@@ -115,7 +115,7 @@ def test_a_round_of_annotation(client: Any, client_module: ModuleType, server: S
     assert np.array_equal(back, mask)
 
     client.train_start("vqseg", {})
-    assert client.train_status(True)
+    server.wait(lambda _: client.train_status(True))  # it is started in the background
     stats = server.wait(lambda stats: stats["state"] in ("done", "failed"), 240)
     assert stats["state"] == "done", stats
     assert stats["epoch"] == stats["total_epochs"]
