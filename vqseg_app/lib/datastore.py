@@ -33,7 +33,7 @@ from .labels import LabelSet
 from .process import is_child
 
 _ID = re.compile(r"[^\W_][\w .()+@-]{0,199}")
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class StudiesFolder(LocalDatastore):
@@ -69,8 +69,7 @@ class StudiesFolder(LocalDatastore):
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Check a label, bring it to the image's grid and our values, and keep it, whole or not at all."""
-        if not TAG.fullmatch(label_tag):
-            raise ConfigError(f"label tag {label_tag!r}: expected up to 64 letters, digits, - and _")
+        check_tag(label_tag)
         grid = read_grid(Path(self._known_image(image_id)))
         info = dict(label_info or {})
 
@@ -225,6 +224,12 @@ class StudiesFolder(LocalDatastore):
         if not uri:
             raise UnknownError("image", image_id, self.list_images())
         return uri
+
+
+def check_tag(tag: str) -> None:
+    """A tag becomes the name of a folder. Raises `ConfigError`."""
+    if not _TAG.fullmatch(tag):
+        raise ConfigError(f"label tag {tag!r}: expected up to 64 letters, digits, - and _")
 
 
 def _state_of(file: Path) -> tuple[int, int] | None:

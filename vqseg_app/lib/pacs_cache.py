@@ -7,6 +7,7 @@ SEG as it came. Folders appear whole or not at all, so several processes can sha
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -16,8 +17,8 @@ import nibabel as nib
 import pydicom
 from filelock import FileLock
 
-from vqseg.data.dicom_series import read_series, read_series_header, series_files
-from vqseg.data.reading import read_image
+from vqseg.data.dicom_series import series_headers
+from vqseg.data.reading import read_voxels
 from vqseg.errors import ImageError
 from vqseg.files import new_folder
 
@@ -37,8 +38,8 @@ class PACSCache:
         with self._alone(series):
             if not folder.exists():
                 self._fetch_image(series, folder)
+                self._make_room(folder)
             os.utime(folder)
-        self._make_room(folder)
         return folder / f"{series.uid}.nii.gz"
 
     def headers(self, series: Series) -> Path:
@@ -64,16 +65,14 @@ class PACSCache:
         with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:
             self._pacs.fetch(series, Path(temporary))
             try:
-                read_image(Path(temporary))
+                array, grid = read_voxels(Path(temporary))
             except ImageError as error:
                 raise ImageError(f"series {series.uid}", str(error).removeprefix(f"{temporary}: ")) from None
-            array, grid = read_series(Path(temporary))
             image = nib.Nifti1Image(array, grid.affine)
             image.header.set_xyzt_units("mm")
             nib.save(image, made / f"{series.uid}.nii.gz")
             (made / "headers").mkdir()
-            for number, file in enumerate(series_files(Path(temporary))):
-                header = read_series_header(file)
+            for number, header in enumerate(series_headers(Path(temporary)).values()):
                 pydicom.dcmwrite(made / "headers" / f"{number:05d}.dcm", header)
 
     def _make_room(self, keep: Path) -> None:
@@ -95,5 +94,7 @@ class PACSCache:
         return FileLock(self._folder / f".{series.uid}.lock")
 
 
+@functools.cache
 def _size(folder: Path) -> int:
+    """Bytes in the folder of a series, which never changes once it is there."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

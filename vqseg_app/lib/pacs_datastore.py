@@ -8,7 +8,6 @@ geometry nobody checked.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -17,22 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from pydicom.dataset import Dataset
 
 from vqseg.data.dicom_seg import Origin, segment_names, write_segmentation
+from vqseg.data.dicom_series import referenced_series
+from vqseg.data.grid import Grid
 from vqseg.data.reading import read_grid, read_mask, write_mask
-from vqseg.errors import ConfigError, ImageError
+from vqseg.errors import ConfigError, ImageError, LabelError
 from vqseg.files import read_json, write_json
 
 from .arriving_label import read_arriving_label
-from .datastore import TAG
+from .datastore import check_tag
 from .errors_over_rest import UnknownError
 from .labels import LabelSet
 from .pacs import PACS, PACSError, Series
 from .pacs_cache import PACSCache
+from .result_files import result_file
 
 logger = logging.getLogger(__name__)
 FINAL = DefaultLabelTag.FINAL.value
@@ -177,8 +180,7 @@ class PACSStudies(Datastore):
 
         When the PACS does not take it the mask is kept aside, and the error names the file.
         """
-        if not TAG.fullmatch(label_tag):
-            raise ConfigError(f"label tag {label_tag!r}: expected up to 64 letters, digits, - and _")
+        check_tag(label_tag)
         series = self._image(image_id)
         grid = read_grid(self._cache.image(series))
         info = dict(label_info or {})
@@ -197,7 +199,7 @@ class PACSStudies(Datastore):
         try:
             with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
                 file = Path(folder) / "label.dcm"
-                write_segmentation(mask, grid, self._cache.headers(series), known, origin, file)
+                self._write(mask, grid, series, known, origin, file)
                 self._pacs.store(pydicom.dcmread(file))
         except PACSError as error:
             aside = self._folder / "unsent" / f"{image_id}-{time.strftime('%Y%m%d-%H%M%S')}.nii.gz"
@@ -210,11 +212,9 @@ class PACSStudies(Datastore):
         """A mask of the model as a new temporary DICOM SEG. Raises `LabelError` when it is empty."""
         series = self._image(image_id)
         grid = read_grid(self._cache.image(series))
-        handle, name = tempfile.mkstemp(prefix="vqseg-", suffix=".dcm")
-        os.close(handle)
-        origin = Origin("", model_version)
-        write_segmentation(read_mask(mask, grid, labels), grid, self._cache.headers(series), labels, origin, Path(name))
-        return Path(name)
+        with result_file(".dcm") as file:
+            self._write(read_mask(mask, grid, labels), grid, series, labels, Origin("", model_version), file)
+        return file
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self._image(image_id)
@@ -260,6 +260,15 @@ class PACSStudies(Datastore):
 
     # --- inside ---
 
+    def _write(
+        self, mask: np.ndarray, grid: Grid, series: Series, labels: Mapping[str, int], origin: Origin, file: Path
+    ) -> None:
+        """Write a DICOM SEG of an image; the message of a `LabelError` names the image, not the temporary file."""
+        try:
+            write_segmentation(mask, grid, self._cache.headers(series), labels, origin, file)
+        except LabelError as error:
+            raise LabelError(series.uid, str(error).removeprefix(f"{file}: ")) from None
+
     def _listing(self) -> _Listing:
         """What the PACS holds, asked for again after some seconds. Raises `PACSError`."""
         with self._lock:
@@ -275,10 +284,9 @@ class PACSStudies(Datastore):
     def _segmentation(self, series: Series) -> _Segmentation:
         if series.uid not in self._segmentations:
             header = next(iter(self._pacs.headers(series)), Dataset())
-            referenced = header.get("ReferencedSeriesSequence")
             self._segmentations[series.uid] = _Segmentation(
                 series,
-                str(referenced[0].SeriesInstanceUID) if referenced else "",
+                referenced_series(header),
                 f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}",
                 tuple(segment_names(header).values()) if "SegmentSequence" in header else (),
             )
@@ -297,8 +305,7 @@ class PACSStudies(Datastore):
         return images[image_id]
 
     def _tagged(self, image_id: str, tag: str) -> Path:
-        if not TAG.fullmatch(tag):
-            raise ConfigError(f"label tag {tag!r}: expected up to 64 letters, digits, - and _")
+        check_tag(tag)
         return self._folder / "tags" / tag / f"{self._image(image_id).uid}.nii.gz"
 
     def _infos(self) -> dict[str, dict[str, Any]]:

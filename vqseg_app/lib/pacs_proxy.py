@@ -7,6 +7,7 @@ in the event loop, so that nothing else is answered meanwhile.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from urllib.parse import unquote
@@ -23,6 +24,8 @@ from .pacs import PACSError, answering, session
 from .request_rules import AsUser
 
 router = APIRouter()
+# One for all requests: the viewer asks for every slice, and a connection that is open is used again.
+_session = functools.cache(session)
 _SECONDS = (5.0, 60.0)
 _UID = r"[0-9.]{1,64}"
 _INSTANCE = rf"/instances(/{_UID}(/frames/[0-9,]+|/bulk/[\w./-]+)?)?"
@@ -52,7 +55,7 @@ def read_pacs(request: Request, path: str, user: AsUser) -> StreamingResponse:
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers["accept-encoding"] = "identity"  # what comes is passed on byte by byte
     with answering(settings.MONAI_LABEL_STUDIES, "send what the viewer asked for"):
-        reply = session().get(
+        reply = _session().get(
             address, params=list(request.query_params.multi_items()), headers=headers, stream=True, timeout=_SECONDS
         )
     passed = {name: reply.headers[name] for name in _PASSED_BACK if name in reply.headers}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,26 @@ def check_format(request: Mapping[str, Any]) -> tuple[str, str, bool]:
 def write_result(mask: np.ndarray, grid: Grid, extension: str, dtype: str, compress: bool) -> Path:
     """Write a mask of RAS+ axis order into a new temporary file, in the axis order of the image's file."""
     array = grid.restore(mask).astype(dtype)
-    handle, name = tempfile.mkstemp(prefix="vqseg-", suffix=extension)
-    os.close(handle)
-    path = Path(name)
-    try:
+    with result_file(extension) as path:
         if extension == ".nrrd":
             _write_nrrd(array, grid.affine, path, compress)
         else:
             image = nib.Nifti1Image(array, grid.affine)
             image.header.set_xyzt_units("mm")
             nib.save(image, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return path
+
+
+@contextmanager
+def result_file(extension: str) -> Iterator[Path]:
+    """A new temporary file to write to, which stays when the block ends without an error."""
+    handle, name = tempfile.mkstemp(prefix="vqseg-", suffix=extension)
+    os.close(handle)
+    try:
+        yield Path(name)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _write_nrrd(array: np.ndarray, affine: np.ndarray, path: Path, compress: bool) -> None:

@@ -21,7 +21,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from vqseg.data.dicom_series import read_series_header, series_files
+from vqseg.data.dicom_series import series_headers
 from vqseg.data.grid import LPS_TO_RAS, Grid
 from vqseg.errors import LabelError
 from vqseg.files import new_file
@@ -83,7 +83,7 @@ def write_segmentation(
         numbers[value] = number
     frames = numbers[grid.restore(mask)].transpose(2, 1, 0)
     distance = float(np.linalg.norm(grid.affine[:3, 2]))
-    sources = [_source(file, distance) for file in series_files(series)]
+    sources = [_source(header, distance) for header in series_headers(series).values()]
     segmentation = _build(
         source_images=sources,
         pixel_array=frames,
@@ -121,10 +121,9 @@ def _build(**parts: Any) -> hd.seg.Segmentation:
         return hd.seg.Segmentation(**parts)
 
 
-def _source(file: Path, distance: float) -> Dataset:
-    """Header of a slice, with what anonymisers took out of it: the file's own header still names class and instance;
+def _source(header: Dataset, distance: float) -> Dataset:
+    """`header` of a slice, with what anonymisers took out of it: the file's own header still names class and instance;
     other identities are made up, the same for all slices of a series and at every call."""
-    header = read_series_header(file)
     header.SOPClassUID = header.get("SOPClassUID") or header.file_meta.MediaStorageSOPClassUID
     header.SOPInstanceUID = header.get("SOPInstanceUID") or header.file_meta.MediaStorageSOPInstanceUID
     identities = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")

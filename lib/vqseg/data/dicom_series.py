@@ -17,7 +17,7 @@ from pydicom.errors import InvalidDicomError
 from vqseg.data.grid import LPS_TO_RAS, Grid
 from vqseg.errors import ImageError
 
-__all__ = ["read_series", "read_series_header", "series_files"]
+__all__ = ["read_series", "read_series_header", "referenced_series", "series_files", "series_headers"]
 
 _SLICE_THICKNESS = "0018|0050"
 # Positions are rounded in the files: so much of the distance of two slices, and so much of a voxel between a slice and
@@ -36,7 +36,23 @@ _ALIKE = 0.005
 
 def series_files(path: Path) -> list[Path]:
     """Files of a series, along its slices; `path` is a file or a folder with one series. Raises `ImageError`."""
-    return list(_ordered(path)) if path.is_dir() else [path]
+    return list(series_headers(path))
+
+
+def series_headers(path: Path) -> dict[Path, Dataset]:
+    """File -> header of the files of a series, as in `series_files`."""
+    return _ordered(path) if path.is_dir() else {path: read_series_header(path)}
+
+
+def referenced_series(dataset: Dataset) -> str:
+    """UID of the image series that a SEG or an RTSTRUCT belongs to; empty when it does not say."""
+    try:
+        if dataset.Modality == "SEG":
+            return str(dataset.ReferencedSeriesSequence[0].SeriesInstanceUID)
+        frame = dataset.ReferencedFrameOfReferenceSequence[0]
+        return str(frame.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID)
+    except (AttributeError, IndexError, TypeError):  # not there, there and empty, there without a value
+        return ""
 
 
 def read_series(path: Path) -> tuple[NDArray, Grid]:

@@ -35,6 +35,7 @@ __all__ = [
     "read_grid",
     "read_image",
     "read_mask",
+    "read_voxels",
     "write_mask",
 ]
 
@@ -81,23 +82,27 @@ def read_image(path: Path) -> Volume:
     Voxels that are not finite get the lowest finite value. Raises `ImageError` when the image cannot be used: empty,
     truncated, not three-dimensional, colour, complex, without a finite voxel or without a usable affine.
     """
-    if not path.exists():
-        raise ImageError(path, "there is no such file")
-    with _readable(path, ImageError):
-        if is_nifti(path):
-            image = _open(path)
-            grid = _nifti_grid(path, image, ImageError)
-            array = np.asarray(image.dataobj).reshape(grid.shape)
-        else:
-            array, grid = read_series(path)
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
+    array, grid = read_voxels(path)
+    with _readable(path, ImageError), np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     finite = np.isfinite(array)
     if not finite.all():
         if not finite.any():
             raise ImageError(path, "no voxel has a finite value")
         array = np.where(finite, array, array[finite].min())
     return Volume(grid.to_ras(array), grid, str(path))
+
+
+def read_voxels(path: Path) -> tuple[NDArray, Grid]:
+    """Voxels as they are stored, in the axis order of the file, and their grid. Raises `ImageError`."""
+    if not path.exists():
+        raise ImageError(path, "there is no such file")
+    with _readable(path, ImageError):
+        if not is_nifti(path):
+            return read_series(path)
+        image = _open(path)
+        grid = _nifti_grid(path, image, ImageError)
+        return np.asarray(image.dataobj).reshape(grid.shape), grid
 
 
 def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
