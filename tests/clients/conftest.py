@@ -5,55 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pydicom
 import pytest
-import requests
 from builders import write_dicom
-from numpy.typing import NDArray
+from running_pacs import RunningPACS
 from servers import ROOT, free_port
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
 
 SPACING = (11.0, 11.0, 15.0)
-
-
-@dataclass
-class RunningPACS:
-    """`url` of Orthanc's REST interface; `series` UIDs by the name of the phantom; `masks` (columns, rows, slices)."""
-
-    url: str
-    series: dict[str, str]
-    masks: dict[str, NDArray[np.uint8]]
-
-    @property
-    def dicomweb(self) -> str:
-        return f"{self.url}/dicom-web"
-
-    def instances(self, modality: str) -> list[pydicom.Dataset]:
-        """Every object of a modality, read back from Orthanc."""
-        found = requests.post(
-            f"{self.url}/tools/find", json={"Level": "Instance", "Query": {"Modality": modality}}, timeout=30
-        ).json()
-        files = [requests.get(f"{self.url}/instances/{one}/file", timeout=30).content for one in found]
-        return [pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)) for content in files]
-
-    def delete(self, modality: str) -> None:
-        """Remove every object of a modality."""
-        self._delete({"Modality": modality})
-
-    def delete_series(self, uid: str) -> None:
-        self._delete({"SeriesInstanceUID": uid})
-
-    def _delete(self, query: dict[str, str]) -> None:
-        wanted = {"Level": "Series", "Query": query}
-        for one in requests.post(f"{self.url}/tools/find", json=wanted, timeout=30).json():
-            requests.delete(f"{self.url}/series/{one}", timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -55,9 +55,8 @@ def read_pacs(request: Request, path: str, user: AsUser) -> StreamingResponse:
     headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
     headers["accept-encoding"] = "identity"  # what comes is passed on byte by byte
     with answering(settings.MONAI_LABEL_STUDIES, "send what the viewer asked for"):
-        reply = _session().get(
-            address, params=list(request.query_params.multi_items()), headers=headers, stream=True, timeout=_SECONDS
-        )
+        # The query as it came, not decoded and encoded anew.
+        reply = _session().get(address, params=request.url.query, headers=headers, stream=True, timeout=_SECONDS)
     passed = {name: reply.headers[name] for name in _PASSED_BACK if name in reply.headers}
     return StreamingResponse(_body(reply), reply.status_code, passed)
 

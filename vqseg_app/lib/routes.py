@@ -23,7 +23,7 @@ from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError
 
-from . import pacs_proxy
+from . import pacs_proxy, viewer
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
 from .pacs_datastore import PACSStudies
@@ -47,7 +47,7 @@ FormText = Annotated[str, Form()]
 def install(application: FastAPI) -> None:
     """Put the routes in front of the running application's own, with our answers to errors."""
     routes = application.router.routes
-    for own in (router, pacs_proxy.router):
+    for own in (router, pacs_proxy.router, viewer.router):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
     add_handlers(application)

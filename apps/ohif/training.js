@@ -1,0 +1,32 @@
+// The state of the training in the words of the panel.
+
+/** `{running, share, dice, words}` out of the answer to /info/. */
+export function trainingOf({ train_stats: stats }) {
+  const [status] = Object.values(stats ?? {});
+  const { state, step = 0, total_steps: total = 0, best_metric: dice = 0, message = '' } = status ?? {};
+  const found = dice ? `Dice ${dice.toFixed(3)}` : '';
+  const words = {
+    running: join([total ? of(step, total) : 'starts', found, timeLeft(status)]),
+    done: join(['trained', found]),
+    failed: `failed: ${message}`,
+    stopped: `stopped at ${of(step, total)}; Train goes on from there`,
+    interrupted: `interrupted at ${of(step, total)}; Train goes on from there`,
+  };
+  return {
+    running: state === 'running',
+    share: state === 'done' ? 1 : total ? step / total : 0,
+    dice,
+    words: words[state] ?? message,
+  };
+}
+
+const of = (step, total) => `step ${step} of ${total}`;
+
+const join = parts => parts.filter(Boolean).join(', ');
+
+function timeLeft({ remaining_seconds: seconds }) {
+  if (seconds === undefined || seconds === null) {
+    return '';
+  }
+  return seconds < 90 ? `${Math.ceil(seconds)} s left` : `${Math.ceil(seconds / 60)} min left`;
+}

@@ -1,0 +1,356 @@
+"""The annotator's round in the real viewer: OHIF in headless Chromium, this server, and a real Orthanc behind it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+import requests
+from builders import edit_dicom, real_data, write_dicom
+from numpy.typing import NDArray
+from ohif import CHROMIUM, SECONDS, SHOWN_SERIES, Mask, Viewer, browser
+from playwright.sync_api import expect
+from pydicom.uid import generate_uid
+from running_pacs import RunningPACS
+from servers import APP, Server, free_port, python_module, serve
+
+from vqseg.data.phantom import Grid as PhantomGrid
+from vqseg.data.phantom import draw_anatomy, render
+
+pytestmark = pytest.mark.slow
+
+LABELS = {"lung": 1, "body": 2}  # not in alphabetical order, in which the viewer numbers them
+SPACING = (5.5, 5.5, 10.0)
+# Enough for masks with both structures in them, on real images too.
+CONF = {
+    "labels": ",".join(LABELS),
+    "method": "supervised",
+    "train.steps": "160",
+    "train.validate_every": "40",
+    "train.labelled_batch": "2",
+    "model.channels": "[8,16]",
+    "model.codebook_size": "64",
+    "model.code_dim": "8",
+    "data.patch_size": "[24,24,16]",
+    "data.spacing": "[8,8,10]",
+    "score_seconds": "60",
+}
+OHIF = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
+# In which directions (LPS) the columns and rows of a series grow.
+ORIENTATIONS = {
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "oblique": ((0.8, 0.6, 0), (-0.6, 0.8, 0)),
+    "feet_first": ((-1, 0, 0), (0, 1, 0)),
+}
+
+
+@dataclass
+class Archive:
+    """A PACS with series by name, their studies, and the masks of the phantoms, `(columns, rows, slices)`."""
+
+    pacs: RunningPACS
+    studies: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, folder: Path, orthanc: ModuleType) -> None:
+        header = pydicom.dcmread(next(file for file in folder.rglob("*") if file.is_file()), stop_before_pixels=True)
+        assert orthanc.load(folder, int(self.pacs.url.rsplit(":", 1)[1])) > 0
+        self.pacs.series[name] = str(header.SeriesInstanceUID)
+        self.studies[name] = str(header.StudyInstanceUID)
+
+
+def write_phantom(folder: Path, number: int, orientation: str, study: str | None = None) -> NDArray[np.uint8]:
+    """A phantom as a series with reversed instance numbers; returns its mask."""
+    rng = np.random.default_rng(number)
+    image, mask = render(draw_anatomy(rng), PhantomGrid((64, 52, 24), SPACING), rng)
+    mask[mask != LABELS["lung"]] = 0  # at this size a tumour is a few voxels
+    mask[(mask == 0) & (image > -300)] = LABELS["body"]
+    row, column = ORIENTATIONS[orientation]
+    write_dicom(folder, image, row, column, SPACING, origin=(-170.0, -140.0, 30.0))
+    for file in folder.iterdir():
+        patient = "twins" if study else f"phantom_{number}"
+        edit_dicom(file, PatientID=patient, PatientName=patient, **({"StudyInstanceUID": study} if study else {}))
+    return mask
+
+
+@pytest.fixture(scope="module")
+def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    folder, port = tmp_path_factory.mktemp("archive"), free_port()
+    process = orthanc.start(folder / "storage", port)
+    try:
+        archive = Archive(RunningPACS(f"http://127.0.0.1:{port}", {}, {}))
+        shared = generate_uid()
+        names = ["labelled_0", "labelled_1", "labelled_2", *ORIENTATIONS, "twin_0", "twin_1"]
+        for number, name in enumerate(names):
+            orientation = name if name in ORIENTATIONS else "axial"
+            study = shared if name.startswith("twin") else None
+            archive.pacs.masks[name] = write_phantom(folder / name, number, orientation, study)
+            archive.add(name, folder / name, orthanc)
+        yield archive
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def untrained(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Three studies are labelled, nothing is trained."""
+    folder = tmp_path_factory.mktemp("server")
+    with serve(python_module(), str(APP), archive.pacs.dicomweb, folder, folder, CONF) as running:
+        for number in range(3):
+            (folder / "label.bin").write_bytes(archive.pacs.masks[f"labelled_{number}"].tobytes(order="F"))
+            names = [{"name": name, "idx": value} for name, value in LABELS.items()]
+            reply = running.put_label(archive.pacs.series[f"labelled_{number}"], folder / "label.bin", names)
+            assert reply.ok, reply.text
+        yield running
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed (apt-get install chromium fonts-dejavu-core)")
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def server(untrained: Server, archive: Archive, chromium: Any) -> Server:
+    """Trained by the button in the viewer, which shows how far it is and then offers the model, without a reload."""
+    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    viewer = Viewer(context.new_page(), untrained.url)
+    viewer.open(archive.studies["axial"])
+    expect(viewer.page.locator("button[title='Run Segmentation']")).to_be_disabled()
+    viewer.press("Train")
+    viewer.expect_message("has started")
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text(
+        re.compile(r"step \d+ of 160"), timeout=120 * SECONDS
+    )
+    expect(viewer.panel.get_by_role("button", name="Stop training")).to_be_visible()
+    viewer.screenshot("training")
+    expect(viewer.page.locator("button[title='Run Segmentation']")).to_be_enabled(timeout=180 * SECONDS)
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("trained, Dice", timeout=240 * SECONDS)
+    assert viewer.failures == []
+    context.close()
+    assert untrained.stats()["state"] == "done"
+    return untrained
+
+
+@pytest.fixture
+def viewer(server: Server, page: Any) -> Iterator[Viewer]:
+    viewer = Viewer(page, server.url)
+    yield viewer
+    assert viewer.failures == []
+
+
+def mask_of(server: Server, image: str) -> Mask:
+    """The server's mask of a series as the viewer asks for it."""
+    reply = server.infer(image, OHIF, output="image")
+    assert reply.ok, reply.text
+    header = nrrd.read_header(io.BytesIO(reply.content))
+    array = nrrd.read_data(header, io.BytesIO(reply.content[reply.content.index(b"\n\n") + 2 :]))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = header["space directions"].T, header["space origin"]
+    return Mask(array, LABELS, affine)
+
+
+def assert_same(shown: Mask, answered: Mask) -> None:
+    """Voxel by voxel, at the same place of the patient."""
+    assert np.allclose(shown.affine, answered.affine, atol=1e-3)
+    assert set(shown.names) == set(LABELS)
+    for name in LABELS:
+        assert np.array_equal(shown.of(name), answered.of(name))
+
+
+def stored_counts(segmentation: pydicom.Dataset) -> dict[str, int]:
+    """Voxels of each structure in a DICOM SEG, by name."""
+    names = {segment.SegmentNumber: str(segment.SegmentLabel) for segment in segmentation.SegmentSequence}
+    counts = dict.fromkeys(names.values(), 0)
+    frames = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    for frame, groups in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        counts[names[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber]] += int(frame.sum())
+    return counts
+
+
+def segmentation_of(pacs: RunningPACS, series: str) -> pydicom.Dataset:
+    """The one DICOM SEG of a series."""
+    (found,) = [one for one in pacs.instances("SEG") if one.ReferencedSeriesSequence[0].SeriesInstanceUID == series]
+    return found
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_the_overlay_is_the_servers_mask(viewer: Viewer, server: Server, archive: Archive, name: str) -> None:
+    viewer.open(archive.studies[name])
+    viewer.run()
+    answered = mask_of(server, archive.pacs.series[name])
+    assert all(answered.of(structure).any() for structure in LABELS)
+    assert_same(viewer.mask(), answered)
+
+
+def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive) -> None:
+    """Run, correct, submit, train, and on to the next study."""
+    pacs, series = archive.pacs, archive.pacs.series["axial"]
+    labelled = {pacs.series[f"labelled_{number}"] for number in range(3)} | {series}
+    viewer.open(archive.studies["axial"])
+    viewer.hide_first_notice()
+    viewer.run()
+    offered = viewer.mask()
+    viewer.brush("body")
+    viewer.page.wait_for_timeout(500)
+    corrected = viewer.mask()
+    assert not np.array_equal(corrected.array, offered.array)
+    viewer.panel.get_by_label("Your name").fill("Dr. Jane Roe")
+    viewer.screenshot("corrected")
+    viewer.press("Submit Label")
+    viewer.expect_message("The label is saved.")
+
+    stored = segmentation_of(pacs, series)
+    assert stored_counts(stored) == {name: int(corrected.of(name).sum()) for name in LABELS}
+    assert stored.ContentCreatorName == "Dr. Jane Roe"
+    assert stored.SegmentationType == "BINARY"
+
+    viewer.press("Train")
+    viewer.expect_message("has started")
+    expect(viewer.panel.get_by_role("button", name="Stop training")).to_be_visible(timeout=60 * SECONDS)
+    viewer.press("Stop training")
+    viewer.expect_message("is stopped")
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=60 * SECONDS)
+
+    viewer.press("Next study")
+    card = viewer.panel.locator(".vqseg-next")
+    expect(card).to_be_visible(timeout=60 * SECONDS)
+    viewer.screenshot("next_study")
+    card.get_by_role("button", name="Open").click()
+    viewer.page.wait_for_url(lambda url: series not in url and "SeriesInstanceUIDs" in url)
+    viewer.wait_until_connected()
+    assert viewer.shown_series() not in labelled
+    assert viewer.shown_series() in viewer.page.url
+
+
+def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
+    viewer.open(archive.studies["oblique"])
+    viewer.page.get_by_text("Active Learning").click()
+    viewer.page.locator(".optionsTable select").select_option("uniform")
+    with viewer.page.expect_request("**/activelearning/**") as asked:
+        viewer.page.get_by_role("button", name="Next Sample").click()
+    assert asked.value.url.endswith("/activelearning/uniform")
+    expect(viewer.panel.locator(".vqseg-next")).to_contain_text("uniform", timeout=60 * SECONDS)
+
+
+def test_no_study_left_is_said(viewer: Viewer, server: Server, archive: Archive) -> None:
+    """Others hold all that is unlabelled."""
+    viewer.open(archive.studies["oblique"])
+    for number in range(len(archive.pacs.series)):
+        server.post("/activelearning/random", {"client_id": f"colleague {number}"})
+    viewer.panel.get_by_label("Your name").fill("Latecomer")
+    viewer.page.get_by_text("Active Learning").click()
+    viewer.page.get_by_role("button", name="Next Sample").click()
+    viewer.expect_message("No study is left")
+    assert viewer.page.get_by_text("Study Instance UID").count() == 0
+
+
+def test_a_refused_label_stays_in_the_viewer(viewer: Viewer, archive: Archive) -> None:
+    """Empty at first, then with a structure nobody knows: the server's words are shown, the mask stays."""
+    viewer.open(archive.studies["oblique"])
+    viewer.press("Submit Label")
+    viewer.expect_message("empty")
+    viewer.page.evaluate("window.services.segmentationService.addSegment('1', { segmentIndex: 9, label: 'liver' })")
+    viewer.brush("liver")
+    viewer.page.wait_for_timeout(500)
+    drawn = viewer.mask()
+    assert drawn.of("liver").any()
+    viewer.press("Submit Label")
+    viewer.expect_message("known: lung, body")
+    assert np.array_equal(viewer.mask().array, drawn.array)
+
+
+def test_a_mask_is_submitted_for_the_series_it_was_drawn_on(viewer: Viewer, archive: Archive) -> None:
+    """Two series in one study: the model is not run into a mask of the other one."""
+    pacs = archive.pacs
+    viewer.open(archive.studies["twin_0"])
+    drawn_on = viewer.shown_series()
+    (other,) = {pacs.series["twin_0"], pacs.series["twin_1"]} - {drawn_on}
+    viewer.brush("lung")
+    viewer.page.wait_for_timeout(500)
+    drawn = viewer.mask()
+    viewer.page.evaluate(
+        """other => {
+            const { viewportGridService, displaySetService } = window.services;
+            const [set] = displaySetService.getActiveDisplaySets().filter(it => it.SeriesInstanceUID === other);
+            const viewports = [...viewportGridService.getState().viewports.keys()];
+            viewportGridService.setDisplaySetsForViewports(viewports.map(viewportId => (
+                { viewportId, displaySetInstanceUIDs: [set.displaySetInstanceUID] }
+            )));
+        }""",
+        other,
+    )
+    viewer.page.wait_for_function(f"other => ({SHOWN_SERIES})() === other", arg=other)
+    viewer.page.locator("button[title='Run Segmentation']").click()
+    viewer.expect_message("another series")
+    viewer.press("Submit Label")
+    viewer.expect_message("The label is saved.")
+    assert stored_counts(segmentation_of(pacs, drawn_on)) == {"lung": int(drawn.of("lung").sum())}
+
+
+def test_a_series_of_a_study_is_opened_by_its_address(viewer: Viewer, archive: Archive) -> None:
+    for name in ("twin_0", "twin_1"):
+        viewer.open(archive.studies[name], archive.pacs.series[name])
+        assert viewer.shown_series() == archive.pacs.series[name]
+
+
+def test_a_refused_run_says_why(viewer: Viewer, archive: Archive) -> None:
+    """The series vanishes from the PACS between opening it and pressing Run."""
+    viewer.open(archive.studies["feet_first"])
+    archive.pacs.delete_series(archive.pacs.series["feet_first"])
+    viewer.page.wait_for_timeout(6000)  # longer than the server's list of series lives
+    viewer.page.locator("button[title='Run Segmentation']").click()
+    expect(viewer.page.get_by_text("unknown image").first).to_be_visible(timeout=60 * SECONDS)
+
+
+def test_nothing_but_the_viewers_own_files_is_sent(server: Server) -> None:
+    for path in ("vqseg/../../../README.md", "vqseg/%2e%2e%2f%2e%2e%2fREADME.md", "vqseg/nothing.js"):
+        prepared = requests.Request("GET", server.url).prepare()
+        prepared.url = f"{server.url}/ohif/{path}"
+        with requests.Session() as session:
+            reply = session.send(prepared, timeout=30)
+        assert reply.status_code == 404 or "<!doctype html>" in reply.text
+        assert "# VQ-Seg" not in reply.text
+    assert server.get("/ohif/assets/favicon.ico").headers["content-type"].startswith("image/")
+    assert server.get("/ohif/app-config.js").text.startswith("window.config")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("source", ["abdomen", "lung_cancer_rtstruct/image"])
+def test_real_series(
+    viewer: Viewer, server: Server, archive: Archive, orthanc: ModuleType, source: str, tmp_path: Path
+) -> None:
+    """A round on a real series: the mask that comes is the mask that is stored."""
+    archive.add(source, real_data(f"ct_dicom/{source}"), orthanc)
+    viewer.page.wait_for_timeout(6000)
+    viewer.open(archive.studies[source])
+    viewer.hide_first_notice()
+    viewer.run()
+    viewer.brush("body")
+    viewer.page.wait_for_timeout(500)
+    submitted = viewer.mask()
+    viewer.screenshot(source.split("/")[0])
+    viewer.press("Submit Label")
+    viewer.expect_message("The label is saved.", 120)
+    expected = {name: int(submitted.of(name).sum()) for name in LABELS if submitted.of(name).any()}
+    assert stored_counts(segmentation_of(archive.pacs, archive.pacs.series[source])) == expected
