@@ -18,11 +18,18 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
+from urllib3.exceptions import ReadTimeoutError
 
 from vqseg.errors import VQSegError
 
 logger = logging.getLogger(__name__)
-_CONNECT_SECONDS, _READ_SECONDS = 5.0, 120.0
+# For how long a PACS may be silent. MONAI Label's own 5 s are too short for one that looks on a tape first.
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = (
+    settings.MONAI_LABEL_DICOMWEB_READ_TIMEOUT
+    if "MONAI_LABEL_DICOMWEB_READ_TIMEOUT" in settings.model_fields_set
+    else 60.0
+)
 # Else a PACS decompresses JPEG 2000 first, or fails to.
 _AS_STORED = (("application/dicom", "*"),)
 _FOUND_BY = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "StudyDate", "StudyTime", "SeriesDate")
@@ -34,12 +41,15 @@ class PACSError(VQSegError):
 
 @dataclass(frozen=True)
 class Series:
-    """A series as the PACS lists it. `info` holds what clients read: UIDs, modality, patient, date."""
+    """A series as the PACS lists it. `info` holds what clients read: UIDs, modality, patient, date; `size` is how many
+    instances it has, 0 when the PACS does not say.
+    """
 
     uid: str
     study: str
     modality: str
     info: dict[str, str]
+    size: int = 0
 
 
 class PACS:
@@ -70,9 +80,14 @@ class PACS:
         return sorted(found, key=lambda series: series.uid)
 
     def headers(self, series: Series) -> list[Dataset]:
-        """What the PACS knows of each instance, without pixels."""
+        """What the PACS knows of each instance, without pixels; nothing of a series that is gone."""
         with answering(self.url, f"describe the series {series.uid}"):
-            found = self._client.retrieve_series_metadata(series.study, series.uid)
+            try:
+                found = self._client.retrieve_series_metadata(series.study, series.uid)
+            except requests.HTTPError as error:
+                if error.response is not None and error.response.status_code in (404, 410):
+                    return []
+                raise
             return [Dataset.from_json(header, lambda *_: b"") for header in found]
 
     def fetch(self, series: Series, folder: Path) -> None:
@@ -83,14 +98,23 @@ class PACS:
                 instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
         if count == 0:
             raise PACSError(f"the PACS sent no image of the series {series.uid}; was it deleted?")
+        # An answer that breaks off may still look whole.
+        if count < series.size:
+            raise PACSError(
+                f"the PACS sent {count} of the {series.size} images of the series {series.uid}: some were deleted, or "
+                "its answer broke off; try again"
+            )
 
     def store(self, instance: Dataset) -> None:
         """Store one object."""
         with answering(self.url, "keep the label"):
             answer = self._client.store_instances([instance])
             refused = answer.get("FailedSOPSequence")
+            kept = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
         if refused:
             raise PACSError(f"the PACS at {self.url} refused the label (reason {refused[0].get('FailureReason')})")
+        if str(instance.SOPInstanceUID) not in kept:
+            raise PACSError(f"the PACS at {self.url} did not confirm that it keeps the label")
 
 
 @contextmanager
@@ -99,8 +123,11 @@ def answering(url: str, wish: str) -> Iterator[None]:
     try:
         yield
     except requests.Timeout:
-        raise PACSError(f"the PACS at {url} is too slow: it was to {wish}; try again later") from None
-    except requests.ConnectionError:
+        raise _too_slow(url, wish) from None
+    except requests.ConnectionError as error:
+        # So requests calls the timeout of an answer that has begun.
+        if error.args and isinstance(error.args[0], ReadTimeoutError):
+            raise _too_slow(url, wish) from None
         raise PACSError(f"the PACS at {url} does not answer: it was to {wish}; is it running?") from None
     except requests.HTTPError as error:
         raise PACSError(f"the PACS at {url} could not {wish} ({error})") from None
@@ -109,6 +136,10 @@ def answering(url: str, wish: str) -> Iterator[None]:
             raise  # of our own disk
         kind = type(error).__name__
         raise PACSError(f"the PACS at {url} answered nonsense when it was to {wish} ({kind})") from None
+
+
+def _too_slow(url: str, wish: str) -> PACSError:
+    return PACSError(f"the PACS at {url} is too slow: it was to {wish}; try again later")
 
 
 def session() -> requests.Session:
@@ -131,4 +162,4 @@ def _series(found: Dataset) -> Series:
     # They become names of folders.
     if not (UID(uid).is_valid and UID(study).is_valid):
         raise ValueError(f"{uid!r} in {study!r} is no UID")
-    return Series(uid, study, info["Modality"], info)
+    return Series(uid, study, info["Modality"], info, int(found.get("NumberOfSeriesRelatedInstances") or 0))

@@ -36,7 +36,7 @@ class PACSCache:
         """The NIfTI file of a series. Raises `PACSError`, and `ImageError` when the series is no volume."""
         folder = self._folder / "images" / series.uid
         with self._alone(series):
-            if not folder.exists():
+            if not folder.exists() or _has_grown(series, folder):
                 self._fetch_image(series, folder)
                 self._make_room(folder)
             os.utime(folder)
@@ -74,6 +74,9 @@ class PACSCache:
             (made / "headers").mkdir()
             for number, header in enumerate(series_headers(Path(temporary)).values()):
                 pydicom.dcmwrite(made / "headers" / f"{number:05d}.dcm", header)
+            if folder.exists():
+                folder.rename(made.with_name("former"))
+                _size.cache_clear()
 
     def _make_room(self, keep: Path) -> None:
         images = sorted(self._images(), key=lambda folder: folder.stat().st_mtime)
@@ -94,7 +97,12 @@ class PACSCache:
         return FileLock(self._folder / f".{series.uid}.lock")
 
 
+def _has_grown(series: Series, folder: Path) -> bool:
+    """Whether slices have come since it was fetched: a scanner sends them over minutes."""
+    return sum(1 for _ in (folder / "headers").iterdir()) < series.size
+
+
 @functools.cache
 def _size(folder: Path) -> int:
-    """Bytes in the folder of a series, which never changes once it is there."""
+    """Bytes in the folder of a series, which is only ever replaced as a whole."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

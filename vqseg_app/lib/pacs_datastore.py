@@ -7,12 +7,11 @@ geometry nobody checked.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,12 @@ import numpy as np
 import pydicom
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
-from pydicom.dataset import Dataset
 
-from vqseg.data.dicom_seg import Origin, segment_names, write_segmentation
-from vqseg.data.dicom_series import referenced_series
+from vqseg.data.dicom_seg import Origin, write_segmentation
+from vqseg.data.dicom_series import read_series_header, referenced_series
 from vqseg.data.grid import Grid
-from vqseg.data.reading import read_grid, read_mask, write_mask
-from vqseg.errors import ConfigError, ImageError, LabelError
+from vqseg.data.reading import is_nifti, read_grid, read_mask, write_mask
+from vqseg.errors import ConfigError, ImageError, LabelError, VQSegError
 from vqseg.files import read_json, write_json
 
 from .arriving_label import read_arriving_label
@@ -35,31 +33,14 @@ from .errors_over_rest import UnknownError
 from .labels import LabelSet
 from .pacs import PACS, PACSError, Series
 from .pacs_cache import PACSCache
+from .pacs_listing import Listing, PACSListing
+from .pacs_unsent import UnsentMasks
 from .result_files import result_file
 
 logger = logging.getLogger(__name__)
 FINAL = DefaultLabelTag.FINAL.value
+_UID = re.compile(r"[0-9.]{1,64}")  # becomes part of a file's name
 MODALITIES = ("CT", "MR")
-# A label that somebody saves with another program is seen after this time; our own at once.
-_LIST_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class _Segmentation:
-    """A SEG series: the image it belongs to (empty when it does not say), when it was made, its structures."""
-
-    series: Series
-    image: str
-    made: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What the PACS holds: images by series UID, and the newest SEG of each labelled image."""
-
-    images: Mapping[str, Series]
-    labels: Mapping[str, _Segmentation]
 
 
 class PACSStudies(Datastore):
@@ -77,27 +58,27 @@ class PACSStudies(Datastore):
     ) -> None:
         self._pacs, self._folder, self._label_set, self._live_version = pacs, folder, label_set, live_version
         self._cache = PACSCache(pacs, folder, largest_bytes)
+        self._held = PACSListing(pacs, MODALITIES)
+        self._unsent = UnsentMasks(folder)
         self._info = folder / "info.json"
-        self._lock = threading.Lock()
-        self._listed: tuple[float, _Listing] | None = None
-        self._segmentations: dict[str, _Segmentation] = {}  # a SEG series never changes
 
     # --- what there is ---
 
     def list_images(self) -> list[str]:
-        return list(self._listing().images)
+        """Those known before too, while the PACS is away: work on what is in the cache goes on."""
+        return list(self._held.known().images)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        listing = self._listing()
+        listing = self._held.now()
         return [image for image in listing.images if image in listing.labels]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        listing = self._listing()
+        listing = self._held.now()
         return [image for image in listing.images if image not in listing.labels]
 
     def images_for_training(self) -> Iterator[str]:
         """The labelled images, then others as long as the cache has room for what the caller fetches meanwhile."""
-        listing = self._listing()
+        listing = self._held.now()
         for image in sorted(listing.images, key=lambda image: (image not in listing.labels, image)):
             if image not in listing.labels and self._cache.is_full():
                 return
@@ -115,7 +96,7 @@ class PACSStudies(Datastore):
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         self._image(image_id)
         tags = {path.parent.name: image_id for path in self._folder.glob(f"tags/*/{image_id}.nii.gz")}
-        return {**tags, FINAL: image_id} if image_id in self._listing().labels else tags
+        return {**tags, FINAL: image_id} if image_id in self._held.now().labels else tags
 
     def get_label_by_image_id(self, image_id: str, tag: str) -> str:
         return self.get_labels_by_image_id(image_id).get(tag, "")
@@ -126,9 +107,9 @@ class PACSStudies(Datastore):
         if label_tag != FINAL:
             return str(self._tagged(label_id, label_tag))
         image = self._image(label_id)
-        segmentation = self._listing().labels.get(label_id)
+        segmentation = self._held.now().labels.get(label_id)
         if segmentation is None:
-            raise UnknownError("label", label_id, self._listing().labels)
+            raise UnknownError("label", label_id, self._held.now().labels)
         source = self._cache.label(segmentation.series)
         labels = self._label_set.resolve(self)
         try:
@@ -146,7 +127,7 @@ class PACSStudies(Datastore):
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """The names of a final label's structures, with our numbers; the numbers in a SEG mean nothing."""
-        segmentation = self._listing().labels.get(label_id) if label_tag == FINAL else None
+        segmentation = self._held.now().labels.get(label_id) if label_tag == FINAL else None
         if segmentation is None:
             return {}
         numbers = self._label_set.resolve(self) if self._label_set.is_fixed else self._structures()
@@ -159,12 +140,14 @@ class PACSStudies(Datastore):
         ]
 
     def status(self) -> dict[str, Any]:
-        """Counts of images; while the PACS is away the server still tells about itself, and what is wrong."""
+        """Counts of images; while the PACS is away or slow the server still tells about itself, and what is wrong."""
+        listing, wrong = self._held.last or Listing(), {}
         try:
-            total, labelled = len(self.list_images()), len(self.get_labeled_images())
+            listing = self._held.now(hurry=True)
         except PACSError as error:
-            return {"total": 0, "completed": 0, "label_tags": {}, "error": str(error)}
-        return {"total": total, "completed": labelled, "label_tags": {FINAL: labelled}}
+            wrong = {"error": str(error)}
+        labelled = len(listing.labels)
+        return {"total": len(listing.images), "completed": labelled, "label_tags": {FINAL: labelled}, **wrong}
 
     def json(self) -> Any:
         objects = {}
@@ -178,33 +161,39 @@ class PACSStudies(Datastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Check a label and keep it: the final one in the PACS as DICOM SEG, others on this machine.
 
-        When the PACS does not take it the mask is kept aside, and the error names the file.
+        When it is refused, or the PACS does not take it, the mask is kept aside, and the error names the file.
         """
         check_tag(label_tag)
-        series = self._image(image_id)
-        grid = read_grid(self._cache.image(series))
-        info = dict(label_info or {})
-        labels = self._label_set.resolve(self)
-        mask, names = read_arriving_label(
-            Path(label_filename), image_id, grid, labels, info.get("label_info"), fixed=self._label_set.is_fixed
-        )
+        if not _UID.fullmatch(image_id):
+            raise UnknownError("image", image_id, self.list_images())
+        arrived, info = Path(label_filename), dict(label_info or {})
+        creator = str(info.get("client_id") or info.get("user") or "")
+        told = {"tag": label_tag, "creator": creator, "label_info": info.get("label_info") or []}
+        with self._kept_when_refused(image_id, arrived, told):
+            series = self._image(image_id)
+            grid = read_grid(self._cache.image(series))
+            labels = self._label_set.resolve(self)
+            mask, names = read_arriving_label(
+                arrived, image_id, grid, labels, info.get("label_info"), fixed=self._label_set.is_fixed
+            )
+            _check_reference(arrived, image_id)
         if label_tag != FINAL:
             write_mask(mask, grid, self._tagged(image_id, label_tag))
             return image_id
+        if not mask.any():
+            raise LabelError(image_id, "the mask is empty: a label needs at least one voxel of one structure")
         known = {**labels, **{entry["name"]: entry["idx"] for entry in names}}
         if not known:
             known = {f"label_{value}": value for value in range(1, int(mask.max()) + 1)}
         version = info.get("model_version") or (self._live_version() if info.get("model") else None)
-        origin = Origin(str(info.get("client_id") or info.get("user") or ""), str(version) if version else None)
-        try:
-            with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
-                file = Path(folder) / "label.dcm"
-                self._write(mask, grid, series, known, origin, file)
-                self._pacs.store(pydicom.dcmread(file))
-        except PACSError as error:
-            aside = self._folder / "unsent" / f"{image_id}-{time.strftime('%Y%m%d-%H%M%S')}.nii.gz"
-            write_mask(mask, grid, aside)
-            raise PACSError(f"{error}. The mask is not lost: it is kept on the server as unsent/{aside.name}") from None
+        told["label_info"] = [{"name": name, "idx": value} for name, value in known.items()]
+        with (
+            self._kept_when_refused(image_id, arrived, told, lambda file: write_mask(mask, grid, file)),
+            tempfile.TemporaryDirectory(prefix="vqseg-") as folder,
+        ):
+            file = Path(folder) / "label.dcm"
+            self._write(mask, grid, series, known, Origin(creator, str(version) if version else None), file)
+            self._pacs.store(pydicom.dcmread(file))
         self.refresh()
         return image_id
 
@@ -226,8 +215,7 @@ class PACSStudies(Datastore):
                 raise ConfigError(f"the index of the studies cannot hold this: {error}") from None
 
     def refresh(self) -> None:
-        with self._lock:
-            self._listed = None
+        self._held.forget()
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         raise ConfigError("what is known of a label stands in its DICOM SEG, which does not change")
@@ -268,38 +256,34 @@ class PACSStudies(Datastore):
             write_segmentation(mask, grid, self._cache.headers(series), labels, origin, file)
         except LabelError as error:
             raise LabelError(series.uid, str(error).removeprefix(f"{file}: ")) from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # There is no end to what the headers of a series may lack that highdicom needs.
+            raise LabelError(series.uid, f"no DICOM SEG of this series can be written ({error})") from None
 
-    def _listing(self) -> _Listing:
-        """What the PACS holds, asked for again after some seconds. Raises `PACSError`."""
-        with self._lock:
-            if self._listed is None or time.monotonic() - self._listed[0] > _LIST_SECONDS:
-                images = {series.uid: series for series in self._pacs.find(MODALITIES)}
-                found = [self._segmentation(series) for series in self._pacs.find(["SEG"])]
-                # The newest of an image comes last and stays.
-                ordered = sorted(found, key=lambda segmentation: (segmentation.made, segmentation.series.uid))
-                labels = {segmentation.image: segmentation for segmentation in ordered if segmentation.image in images}
-                self._listed = time.monotonic(), _Listing(images, labels)
-            return self._listed[1]
-
-    def _segmentation(self, series: Series) -> _Segmentation:
-        if series.uid not in self._segmentations:
-            header = next(iter(self._pacs.headers(series)), Dataset())
-            self._segmentations[series.uid] = _Segmentation(
-                series,
-                referenced_series(header),
-                f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}",
-                tuple(segment_names(header).values()) if "SegmentSequence" in header else (),
-            )
-        return self._segmentations[series.uid]
+    @contextlib.contextmanager
+    def _kept_when_refused(
+        self, image_id: str, arrived: Path, told: Mapping[str, Any], write: Callable[[Path], None] | None = None
+    ) -> Iterator[None]:
+        """Keep a mask aside, as it `arrived` or as `write` writes it, when the block fails; the error then says so."""
+        try:
+            yield
+        except Exception as error:
+            place = self._unsent.keep(arrived, image_id, {**told, "reason": str(error)}, write)
+            words = f"The mask is not lost: it is kept on the server as {place}"
+            if isinstance(error, VQSegError):
+                error.args = (f"{error}. {words}",)
+            else:
+                logger.error(words)
+            raise
 
     def _structures(self) -> dict[str, int]:
         """Every structure of the labels, numbered in the order in which they first appeared."""
-        ordered = sorted(self._listing().labels.values(), key=lambda label: (label.made, label.series.uid))
+        ordered = sorted(self._held.now().labels.values(), key=lambda label: (label.made, label.series.uid))
         names = dict.fromkeys(name for label in ordered for name in label.names)
         return {name: number for number, name in enumerate(names, 1)}
 
     def _image(self, image_id: str) -> Series:
-        images = self._listing().images
+        images = self._held.known().images
         if image_id not in images:
             raise UnknownError("image", image_id, images)
         return images[image_id]
@@ -310,3 +294,12 @@ class PACSStudies(Datastore):
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         return read_json(self._info) or {}
+
+
+def _check_reference(label: Path, image_id: str) -> None:
+    """Raises `LabelError` for a DICOM label that says it belongs to another series; other kinds do not say."""
+    if is_nifti(label) or label.name.endswith(".bin"):
+        return
+    other = referenced_series(read_series_header(label))
+    if other and other != image_id:
+        raise LabelError(image_id, f"the mask is that of another series, {other}")

@@ -15,6 +15,7 @@ from vqseg.data.reading import read_image
 from vqseg.errors import ImageError
 
 from .live_model import LiveModel
+from .pacs import PACSError
 from .usage_cache import UsageCache
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def usage_of(
             if counts is None:
                 counts, model = live.usage(read_image(image))
                 cache.put(model, image, counts)
-        except (ImageError, FileNotFoundError) as error:
+        except (ImageError, PACSError, FileNotFoundError) as error:
             logger.warning("left out: %s", error)
             pool.left_out[study] = str(error)
         else:

@@ -89,7 +89,7 @@ def segmentation_object(app: Any, model: str, image: str, params: dict[str, Any]
     """The answer as DICOM SEG. monailabel 0.8.5 needs `label_info` for it and names segments by their position."""
     studies = app.datastore()
     if not isinstance(studies, PACSStudies) or not image:
-        raise ConfigError("output=dicom_seg: only for an image of a PACS; the studies of this server are a folder")
+        raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
     result = app.infer({**params, "model": model, "image": image, "result_extension": ".nii.gz"})
     mask = Path(result["file"])
     try:
@@ -158,6 +158,31 @@ def run_batch(
     return batch_infer.run(model, images, params, run_sync)
 
 
+@router.get("/info/", tags=["App"], summary="What the server has, and how its training stands")
+def describe_server(user: AsUser) -> Any:
+    return app_instance().info()
+
+
+@router.get("/datastore/image", tags=["Datastore"], summary="Download an image")
+def download_image(user: AsUser, image: str) -> Any:
+    return datastore.download_image(image)
+
+
+@router.head("/datastore/image", include_in_schema=False)
+def look_for_image(user: AsUser, image: str, check_sum: str | None = None) -> Any:
+    return datastore.download_image(image, check_only=True, check_sum=check_sum)
+
+
+@router.get("/datastore/label", tags=["Datastore"], summary="Download a label")
+def download_label(user: AsUser, label: str, tag: str) -> Any:
+    return datastore.download_label(label, tag)
+
+
+@router.head("/datastore/label", include_in_schema=False)
+def look_for_label(user: AsUser, image: str, tag: str) -> Any:
+    return datastore.download_label(image, tag, check_only=True)
+
+
 @router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
 @router.put("/datastore/image", tags=["Datastore"], summary="Add an image")
 def add_image(
@@ -182,7 +207,6 @@ def save_label(
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> Any:
     given = json_object(params)
-    app_instance().check_image(image)
     text = json.dumps({**given, "user": user.username})
     with cleaned_up(background):
         return datastore.save_label(background, image, text, tag, label, user.username)

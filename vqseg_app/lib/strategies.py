@@ -17,6 +17,7 @@ from vqseg.data.reading import read_image
 from vqseg.errors import ImageError
 
 from .live_model import LiveModel
+from .pacs import PACSError
 from .pool import PoolUsage, usage_of
 from .reservations import Reservations
 from .usage_cache import UsageCache
@@ -98,7 +99,7 @@ def is_readable(datastore: Datastore, image: str) -> bool:
     """Whether somebody can open the image that is about to be handed out."""
     try:
         read_image(Path(datastore.get_image_uri(image)))
-    except ImageError as error:
+    except (ImageError, PACSError) as error:
         logger.warning("not handed out: %s", error)
         return False
     return True

@@ -21,7 +21,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
-from vqseg.data.dicom_series import series_headers
+from vqseg.data.dicom_series import frame_headers, frame_order, series_headers
 from vqseg.data.grid import LPS_TO_RAS, Grid
 from vqseg.errors import LabelError
 from vqseg.files import new_file
@@ -34,6 +34,8 @@ _OFF_GRID = 0.4
 # Attributes that may be empty, and are left out by some, but have to be there.
 _MAY_BE_EMPTY = (
     "AccessionNumber",
+    "LossyImageCompressionMethod",
+    "LossyImageCompressionRatio",
     "PatientBirthDate",
     "PatientID",
     "PatientName",
@@ -84,6 +86,18 @@ def write_segmentation(
     frames = numbers[grid.restore(mask)].transpose(2, 1, 0)
     distance = float(np.linalg.norm(grid.affine[:3, 2]))
     sources = [_source(header, distance) for header in series_headers(series).values()]
+    in_one_file = frame_headers(sources[0])
+    slice_header = in_one_file[0] if in_one_file else sources[0]
+    # Readers go by the distance of slices where it is given, else by their thickness; the two differ when slices
+    # overlap or leave gaps.
+    measures = hd.PixelMeasuresSequence(
+        pixel_spacing=slice_header.PixelSpacing,
+        slice_thickness=float(slice_header.get("SliceThickness") or distance),
+        spacing_between_slices=distance,
+    )
+    if in_one_file:
+        frames[frame_order(in_one_file)] = frames.copy()
+        _share(sources[0], slice_header.ImageOrientationPatient, measures)
     segmentation = _build(
         source_images=sources,
         pixel_array=frames,
@@ -101,13 +115,7 @@ def write_segmentation(
         content_description="Segmentation corrected by an annotator" if origin.model_version else "Segmentation",
         content_creator_name=_person_name(origin.creator),
         series_description="VQ-Seg label",
-        # Readers go by the distance of slices where it is given, else by their thickness; the two differ when slices
-        # overlap or leave gaps.
-        pixel_measures=hd.PixelMeasuresSequence(
-            pixel_spacing=sources[0].PixelSpacing,
-            slice_thickness=float(sources[0].SliceThickness),
-            spacing_between_slices=distance,
-        ),
+        pixel_measures=measures,
     )
     segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of people and structures in any script
     with new_file(path) as temporary:
@@ -135,6 +143,15 @@ def _source(header: Dataset, distance: float) -> Dataset:
         if keyword not in header:
             setattr(header, keyword, None)
     return header
+
+
+def _share(header: Dataset, orientation: Any, measures: hd.PixelMeasuresSequence) -> None:
+    """Say once for all frames what an enhanced file may say of each: highdicom (0.22) looks nowhere else."""
+    if not header.get("SharedFunctionalGroupsSequence"):
+        header.SharedFunctionalGroupsSequence = [Dataset()]
+    shared = header.SharedFunctionalGroupsSequence[0]
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [Dataset()], measures
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = orientation
 
 
 def segment_names(dataset: Dataset) -> dict[int, str]:

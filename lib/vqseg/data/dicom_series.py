@@ -1,4 +1,7 @@
-"""One DICOM series: its files in the order of space, its voxels, and whether they form a regular volume."""
+"""One DICOM series: its slices in the order of space, its voxels, and whether they form a regular volume.
+
+A slice is a file, or a frame of the one file of an enhanced multi-frame series.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,15 @@ from pydicom.errors import InvalidDicomError
 from vqseg.data.grid import LPS_TO_RAS, Grid
 from vqseg.errors import ImageError
 
-__all__ = ["read_series", "read_series_header", "referenced_series", "series_files", "series_headers"]
+__all__ = [
+    "frame_headers",
+    "frame_order",
+    "read_series",
+    "read_series_header",
+    "referenced_series",
+    "series_files",
+    "series_headers",
+]
 
 _SLICE_THICKNESS = "0018|0050"
 # Positions are rounded in the files: so much of the distance of two slices, and so much of a voxel between a slice and
@@ -32,6 +43,13 @@ _LAYOUT = {
     "ImageOrientationPatient": "direction",
 }
 _ALIKE = 0.005
+# Where an enhanced file keeps what the header of a slice says (DICOM PS3.3 C.7.6.16.2).
+_OF_A_FRAME = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+}
 
 
 def series_files(path: Path) -> list[Path]:
@@ -42,6 +60,30 @@ def series_files(path: Path) -> list[Path]:
 def series_headers(path: Path) -> dict[Path, Dataset]:
     """File -> header of the files of a series, as in `series_files`."""
     return _ordered(path) if path.is_dir() else {path: read_series_header(path)}
+
+
+def frame_headers(header: Dataset) -> list[Dataset]:
+    """What the headers of the frames would say, were each a file of its own; in the order of the file.
+
+    Empty unless the file is an enhanced multi-frame one.
+    """
+    made = []
+    common = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for number, groups in enumerate(header.get("PerFrameFunctionalGroupsSequence") or [], 1):
+        frame = Dataset()
+        frame.Rows, frame.Columns, frame.ReferencedFrameNumber = header.Rows, header.Columns, number
+        for name, keywords in _OF_A_FRAME.items():
+            group = groups.get(name) or common[0].get(name) or [Dataset()]
+            for keyword in (keyword for keyword in keywords if keyword in group[0]):
+                frame[keyword] = group[0][keyword]
+        made.append(frame)
+    return made
+
+
+def frame_order(frames: Sequence[Dataset]) -> list[int]:
+    """Places in the file of its `frame_headers`, along the slices: files may hold them in any order."""
+    depths = np.array([frame.ImagePositionPatient for frame in frames], np.float64) @ _normal(frames[0])
+    return [int(place) for place in np.argsort(depths, kind="stable")]
 
 
 def referenced_series(dataset: Dataset) -> str:
@@ -57,15 +99,20 @@ def referenced_series(dataset: Dataset) -> str:
 
 def read_series(path: Path) -> tuple[NDArray, Grid]:
     """Voxels (X, Y, Z) and their grid, X along the rows of a slice. Raises `ImageError` when they form no volume."""
-    files = [path]
+    files, frames = [path], []
     if path.is_dir():
         headers = _ordered(path)
         files = list(headers)
         if len(files) > 1:
             _check_positions(path, list(headers.values()))
+    if len(files) == 1:
+        with contextlib.suppress(InvalidDicomError):  # SimpleITK may know what it is
+            frames = _checked_frames(path, read_series_header(files[0]))
     image = sitk.ReadImage([str(file) for file in files] if len(files) > 1 else str(files[0]))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(path, "expected a volume with one value per voxel (no colour, no time)")
+    if frames:
+        return _volume_of_frames(path, sitk.GetArrayFromImage(image).transpose(2, 1, 0), frames)
     spacing = list(image.GetSpacing())
     if image.GetDepth() == 1 and image.HasMetaDataKey(_SLICE_THICKNESS):
         # There is no second slice to tell the distance from; SimpleITK then says 1 mm.
@@ -83,6 +130,44 @@ def read_series_header(file: Path) -> Dataset:
     return pydicom.dcmread(file, stop_before_pixels=True)
 
 
+def _checked_frames(path: Path, header: Dataset) -> list[Dataset]:
+    """`frame_headers`. Raises `ImageError` when the frames form no volume."""
+    frames = frame_headers(header)
+    if not frames and int(header.get("NumberOfFrames") or 1) > 1:
+        raise ImageError(path, f"its {header.NumberOfFrames} frames do not say where they lie in the patient")
+    if not frames:
+        return []
+    _check_layout(path, frames)
+    if len(frames) > 1:
+        _check_positions(path, [frames[place] for place in frame_order(frames)])
+    # SimpleITK takes that of the first frame for all of them.
+    if len({(frame.get("RescaleSlope"), frame.get("RescaleIntercept")) for frame in frames}) > 1:
+        raise ImageError(path, "its frames differ in the scale of their values (rescale slope and intercept)")
+    return frames
+
+
+def _volume_of_frames(path: Path, array: NDArray, frames: Sequence[Dataset]) -> tuple[NDArray, Grid]:
+    """Voxels along the slices, and their grid, of an array (columns, rows, frames) in the order of the file.
+
+    SimpleITK reads the frames right, but takes their distance, order and direction from the first few.
+    """
+    if array.shape[2] != len(frames):
+        raise ImageError(path, f"it holds {array.shape[2]} frames and describes {len(frames)}")
+    order = frame_order(frames)
+    first, last = frames[order[0]], frames[order[-1]]
+    origin = np.array(first.ImagePositionPatient, np.float64)
+    row, column = np.array(first.ImageOrientationPatient, np.float64).reshape(2, 3)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = row * first.PixelSpacing[1], column * first.PixelSpacing[0]
+    if len(frames) > 1:
+        affine[:3, 2] = (np.array(last.ImagePositionPatient, np.float64) - origin) / (len(frames) - 1)
+    else:
+        affine[:3, 2] = _normal(first) * float(first.get("SliceThickness") or 1)
+    affine[:3, 3] = origin
+    x, y, z = array.shape
+    return array[:, :, order], Grid((x, y, z), LPS_TO_RAS @ affine)
+
+
 def _ordered(folder: Path) -> dict[Path, Dataset]:
     """File -> header of the one series in a folder, in the order of space; files of other kinds are passed over."""
     headers = {}
@@ -94,6 +179,8 @@ def _ordered(folder: Path) -> dict[Path, Dataset]:
         raise ImageError(folder, f"expected one DICOM series in the folder, found {len(series)}")
     if len(headers) == 1:
         return headers
+    if any("PerFrameFunctionalGroupsSequence" in header for header in headers.values()):
+        raise ImageError(folder, f"it has {len(headers)} multi-frame files; only a series of one such file can be read")
     _check_layout(folder, list(headers.values()))
     normal = _normal(next(iter(headers.values())))
     return dict(sorted(headers.items(), key=lambda item: float(np.dot(item[1].ImagePositionPatient, normal))))
@@ -109,7 +196,8 @@ def _check_positions(path: Path, headers: Sequence[Dataset]) -> None:
     usual = float(np.median(distances))
     if distances.min() < _UNEVEN * usual or usual == 0:
         where = int(distances.argmin())
-        raise ImageError(path, f"two of its slices lie at the same place: {_named(headers, where)}; remove one of them")
+        both = _named(*headers[where : where + 2])
+        raise ImageError(path, f"two of its slices lie at the same place: {both}; remove one of them")
     drift = np.abs(depths - np.linspace(0, depths[-1], len(depths)))
     uneven = np.abs(distances - usual)
     if uneven.max() > _UNEVEN * usual or drift.max() > _OFF_GRID * usual:
@@ -117,7 +205,7 @@ def _check_positions(path: Path, headers: Sequence[Dataset]) -> None:
         raise ImageError(
             path,
             f"its slices are {usual:.4g} mm apart, but {distances[where]:.4g} mm between "
-            f"{_named(headers, where)}: some are missing, or it is no volume",
+            f"{_named(*headers[where : where + 2])}: some are missing, or it is no volume",
         )
     aside = np.linalg.norm(positions - np.outer(depths, normal), axis=1)
     if aside.max() > _OFF_GRID * min(headers[0].get("PixelSpacing") or [1.0]):
@@ -125,8 +213,8 @@ def _check_positions(path: Path, headers: Sequence[Dataset]) -> None:
         tilt = np.degrees(np.arctan2(aside[where], depths[where]))
         raise ImageError(
             path,
-            f"its slices are tilted by {tilt:.1f} degrees (gantry tilt) or shifted, instance "
-            f"{headers[where].get('InstanceNumber')} by {aside[where]:.3g} mm; resample it to a straight grid",
+            f"its slices are tilted by {tilt:.1f} degrees (gantry tilt) or shifted, {_named(headers[where])} by "
+            f"{aside[where]:.3g} mm; resample it to a straight grid",
         )
 
 
@@ -140,8 +228,8 @@ def _check_layout(path: Path, headers: Sequence[Dataset]) -> None:
         if not np.allclose(one, other, rtol=0, atol=_ALIKE, equal_nan=True):
             raise ImageError(
                 path,
-                f"its slices differ in {words}: {first.get(keyword)} in instance {first.get('InstanceNumber')}, "
-                f"{header.get(keyword)} in instance {header.get('InstanceNumber')}",
+                f"its slices differ in {words}: {first.get(keyword)} in {_named(first)}, "
+                f"{header.get(keyword)} in {_named(header)}",
             )
 
 
@@ -150,5 +238,7 @@ def _normal(header: Dataset) -> NDArray[np.float64]:
     return np.cross(row, column)
 
 
-def _named(headers: Sequence[Dataset], where: int) -> str:
-    return f"instances {headers[where].get('InstanceNumber')} and {headers[where + 1].get('InstanceNumber')}"
+def _named(*headers: Dataset) -> str:
+    kind = "frame" if "ReferencedFrameNumber" in headers[0] else "instance"
+    numbers = [str(header.get("ReferencedFrameNumber") or header.get("InstanceNumber")) for header in headers]
+    return f"{kind}{'s' if len(headers) > 1 else ''} {' and '.join(numbers)}"

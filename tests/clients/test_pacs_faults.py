@@ -1,0 +1,679 @@
+"""What can go wrong with a PACS, its series and the masks that annotators send: real Orthanc, real server, over REST.
+
+Each fault is a 4xx or 502 in words, the server lives, and the mask is kept aside and named in the message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import requests
+from builders import (
+    PLANES,
+    edit_dicom,
+    move_slice,
+    slice_file,
+    stored,
+    tiny_config,
+    tiny_network,
+    write_dicom,
+    write_nifti,
+)
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, generate_uid
+from running_pacs import RunningPACS
+from servers import APP, Server, free_port, python_module, serve
+
+from vqseg.store import ModelStore
+
+pytestmark = pytest.mark.slow
+
+LABELS = {"tumour": 1, "lung": 2}  # not in alphabetical order
+NAMES = [{"name": name, "idx": value} for name, value in LABELS.items()]
+SHAPE, SPACING, ORIGIN = (14, 12, 8), (12.0, 11.0, 15.0), (-80.0, -60.0, 40.0)
+# For so long the PACS may be silent: longer than /info/ waits for it.
+READ_SECONDS = 4
+
+
+# --- a PACS between the server and Orthanc, which fails on demand ---
+
+
+@dataclass
+class Between:
+    """Passes requests to `url` on to `behind`; those that match `where` meet the `fault`."""
+
+    behind: str
+    url: str = ""
+    fault: str = ""
+    where: str = ""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def fail(self, fault: str, where: str = "") -> None:
+        self.fault, self.where = fault, where
+        self.over.clear()
+
+    def work(self) -> None:
+        self.fault = ""
+        self.over.set()
+
+
+class Passing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        between: Between = self.server.between
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = between.fault if re.search(between.where, f"{self.command} {self.path}") else ""
+        if fault == "silent":
+            between.over.wait(60)
+        if fault in ("silent", "gone"):
+            return
+        if fault == "login page":
+            self.reply(200, "text/html", b"<html><body>Please log in</body></html>")
+            return
+        if fault == "broken":
+            self.reply(500, "text/plain", b"out of memory")
+            return
+        passed = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
+        reply = requests.request(self.command, between.behind + self.path, data=body, headers=passed, timeout=30)
+        content = reply.content
+        if fault:
+            content = content[: len(content) // 2]
+        if fault == "cut short":
+            content = content[: content.rindex(b"\r\n--")]  # between two images
+        self.reply(reply.status_code, reply.headers["Content-Type"], content)
+        if fault == "stalling":
+            self.wfile.flush()
+            between.over.wait(60)
+
+    do_POST = do_GET  # noqa: N815
+
+    def reply(self, status: int, kind: str, content: bytes) -> None:
+        """Without a length, as some servers do: an answer that breaks off ends like a whole one."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+# --- series, good and bad ---
+
+
+def voxels(seed: int = 0) -> NDArray[np.int16]:
+    """Noise with a bright ball in it, so that a mask of it is no constant."""
+    where = np.moveaxis(np.indices(SHAPE), 0, -1) - np.array(SHAPE) / 2
+    ball = 800 * (np.linalg.norm(where, axis=-1) < 4)
+    return (np.random.default_rng(seed).integers(-900, -100, SHAPE) + ball).astype(np.int16)
+
+
+def item(**attributes: Any) -> list[Dataset]:
+    made = Dataset()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return [made]
+
+
+def merge(
+    folder: Path,
+    order: Sequence[int],
+    storage: str = EnhancedCTImageStorage,
+    *,
+    in_each: bool = False,
+    slopes: Sequence[float] = (1.0,),
+) -> None:
+    """Make one enhanced multi-frame file of the single-frame files that `write_dicom` wrote, frames in some order.
+
+    What all frames share stands in the groups of each frame, or in the shared ones.
+    """
+    slices = [pydicom.dcmread(slice_file(folder, index)) for index in order]
+    made = pydicom.dcmread(slice_file(folder, 0))
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(made, keyword)
+    del made.RescaleSlope, made.RescaleIntercept
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = storage
+    made.Modality = "MR" if storage == EnhancedMRImageStorage else "CT"
+    made.NumberOfFrames, made.InstanceNumber = len(slices), 1
+    shared, each = Dataset(), [Dataset() for _ in slices]
+    for index, (groups, one) in enumerate(zip(each, slices, strict=True)):
+        groups.PlanePositionSequence = item(ImagePositionPatient=one.ImagePositionPatient)
+        owner = groups if in_each else shared
+        owner.PlaneOrientationSequence = item(ImageOrientationPatient=one.ImageOrientationPatient)
+        owner.PixelMeasuresSequence = item(PixelSpacing=one.PixelSpacing, SliceThickness=one.SliceThickness)
+        slope = slopes[index % len(slopes)]
+        owner.PixelValueTransformationSequence = item(RescaleSlope=slope, RescaleIntercept=0, RescaleType="US")
+    made.SharedFunctionalGroupsSequence, made.PerFrameFunctionalGroupsSequence = [shared], each
+    made.PixelData = b"".join(one.PixelData for one in slices)
+    for file in folder.iterdir():
+        file.unlink()
+    made.save_as(folder / "frames.dcm")
+
+
+def edit_all(folder: Path, **attributes: Any) -> None:
+    for file in folder.iterdir():
+        edit_dicom(file, **attributes)
+
+
+def tilt(folder: Path) -> None:
+    for index in range(SHAPE[2]):
+        move_slice(folder, index, (0, 3.0 * index, 0))
+
+
+def shrink(folder: Path, index: int) -> None:
+    columns, rows, _ = SHAPE
+    edit_dicom(slice_file(folder, index), Rows=rows - 2, PixelData=bytes(2 * columns * (rows - 2)))
+
+
+def divide(folder: Path) -> None:
+    """Two multi-frame files instead of one."""
+    merge(folder, range(SHAPE[2]))
+    second = pydicom.dcmread(folder / "frames.dcm")
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    second.save_as(folder / "more.dcm")
+
+
+def forget_places(folder: Path) -> None:
+    merge(folder, range(SHAPE[2]))
+    edit_dicom(folder / "frames.dcm", PerFrameFunctionalGroupsSequence=None, SharedFunctionalGroupsSequence=None)
+
+
+EVERY_SECOND_TWICE = [1 + index // 2 for index in range(SHAPE[2])]
+SCATTERED = [3, 1, 0, 2, 7, 5, 4, 6]
+GOOD = {
+    "plain": lambda folder: None,
+    "numbered twice": lambda folder: [
+        edit_dicom(slice_file(folder, index), InstanceNumber=number) for index, number in enumerate(EVERY_SECOND_TWICE)
+    ],
+    "enhanced CT": lambda folder: merge(folder, SCATTERED, in_each=True),
+    "enhanced MR": lambda folder: merge(folder, range(SHAPE[2])[::-1], EnhancedMRImageStorage),
+    "far": lambda folder: None,
+    "growing": lambda folder: [slice_file(folder, index).rename(folder.parent / f"late_{index}") for index in (6, 7)],
+    "vanishing": lambda folder: None,
+    "of nobody": lambda folder: edit_all(folder, PatientSex="X"),
+}
+BAD = {
+    "a slice is missing": (lambda folder: slice_file(folder, 3).unlink(), "15 mm apart, but 30 mm between instances"),
+    "a slice is smaller": (lambda folder: shrink(folder, 4), "differ in size: "),
+    "gantry tilt": (tilt, "degrees (gantry tilt)"),
+    "two slices at one place": (lambda folder: move_slice(folder, 4, (0, 0, -15)), "lie at the same place: instances"),
+    "a slice without a place": (
+        lambda folder: edit_dicom(slice_file(folder, 4), ImagePositionPatient=None),
+        "do not say where they lie",
+    ),
+    "a frame is missing": (
+        lambda folder: merge(folder, [0, 1, 2, 4, 5, 6, 7]),
+        "15 mm apart, but 30 mm between frames 3 and 4",
+    ),
+    "two frames at one place": (
+        lambda folder: merge(folder, [0, 1, 2, 3, 4, 4, 5, 6, 7]),
+        "lie at the same place: frames 5 and 6",
+    ),
+    "frames of two scales": (
+        lambda folder: merge(folder, range(SHAPE[2]), in_each=True, slopes=(1.0, 2.0)),
+        "differ in the scale of their values",
+    ),
+    "frames without places": (forget_places, "8 frames do not say where they lie"),
+    "two multi-frame files": (divide, "2 multi-frame files"),
+}
+
+
+@dataclass
+class Archive(RunningPACS):
+    """`late` holds slices of the series `growing` that are not there yet."""
+
+    late: Path = Path()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+
+@pytest.fixture(scope="module")
+def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    """An Orthanc of its own with the series `GOOD`, of the same voxels at the same oblique place, and `BAD`."""
+    folder, port = tmp_path_factory.mktemp("archive"), free_port()
+    process = orthanc.start(folder / "storage", port)
+    try:
+        running = Archive(f"http://127.0.0.1:{port}", {}, {}, folder / "late")
+        for name, make in {**GOOD, **{name: make for name, (make, _) in BAD.items()}}.items():
+            source = folder / "series" / name
+            write_dicom(source, voxels(), *PLANES["oblique" if name in GOOD else "axial"], SPACING, ORIGIN)
+            make(source)
+            running.series[name] = str(pydicom.dcmread(next(source.iterdir())).SeriesInstanceUID)
+        count = sum(1 for file in (folder / "series").glob("*/*"))
+        # Those that come later lie beside the folders of the series.
+        running.late.mkdir()
+        for index in (6, 7):
+            (folder / "series" / f"late_{index}").rename(running.late / f"{index}.dcm")
+        assert orthanc.load(folder / "series", port) == count
+        yield running
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def between(archive: Archive) -> Iterator[Between]:
+    between = Between(archive.url)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Passing) as listening:
+        listening.daemon_threads = True
+        listening.between = between
+        between.url = f"http://127.0.0.1:{listening.server_address[1]}/dicom-web"
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield between
+        between.work()
+        listening.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(between: Between, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With a model of random weights, for here nobody looks at what it finds."""
+    folder = tmp_path_factory.mktemp("server")
+    config = tiny_config({"data.labels": LABELS, "data.spacing": (12.0, 12.0, 15.0), "data.patch_size": (16, 16, 16)})
+    manifest = {"config": config.model_dump(mode="json"), "validation": {"dice": 0.5}}
+    settings = [
+        f"MONAI_LABEL_DICOMWEB_READ_TIMEOUT={READ_SECONDS}",
+        f"MONAI_LABEL_SESSION_PATH={folder / 'sessions'}",
+    ]
+    command = ["env", *settings, *python_module()]
+    with serve(command, str(APP), between.url, folder, folder, {"labels": ",".join(LABELS)}) as running:
+        # Not before: on start the server would look at every series, and then has fetched them all.
+        ModelStore(running.run / "models").publish(tiny_network(config, 3), manifest)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _the_server_lives(server: Server, between: Between) -> Iterator[None]:
+    yield
+    between.work()
+    assert server.get("/info/").ok
+
+
+# --- what clients do ---
+
+
+def some_mask(seed: int = 1) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 3, SHAPE).astype(np.uint8)
+
+
+def bare(folder: Path, mask: NDArray[np.uint8]) -> Path:
+    """As OHIF sends it."""
+    file = folder / "label.bin"
+    file.write_bytes(mask.tobytes(order="F"))
+    return file
+
+
+def opened(reply: requests.Response, folder: Path) -> tuple[NDArray, NDArray[np.float64]]:
+    """Voxels and affine of an answer that is a NIfTI file."""
+    assert reply.ok, reply.text
+    file = folder / "answer.nii.gz"
+    file.write_bytes(reply.content)
+    return stored(file)
+
+
+def kept(server: Server, reply: requests.Response) -> Path:
+    """The file in which the message says that the mask is kept."""
+    found = re.search(r"kept on the server as (unsent/\S+)", reply.json()["detail"])
+    assert found, reply.text
+    return server.run / "pacs" / found[1]
+
+
+def told(server: Server, file: Path) -> dict[str, Any]:
+    return json.loads((server.run / "pacs" / "unsent.json").read_text())[file.name]
+
+
+def kept_files(server: Server) -> set[Path]:
+    return set((server.run / "pacs").glob("unsent/*"))
+
+
+def look_again(server: Server, archive: Archive, folder: Path) -> None:
+    """A label that was saved makes the server ask the PACS anew what it holds."""
+    assert server.put_label(archive.series["plain"], bare(folder, some_mask(9)), NAMES).ok
+
+
+# --- series ---
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_series_that_is_no_volume_is_refused_in_words_and_a_mask_drawn_on_it_is_kept(
+    server: Server, archive: Archive, tmp_path: Path, name: str
+) -> None:
+    image, words = archive.series[name], BAD[name][1]
+    reply = server.infer(image, output="image")
+    assert reply.status_code == 422
+    assert words in reply.json()["detail"]
+    assert image in reply.json()["detail"]
+    label = bare(tmp_path, some_mask())
+    refused = server.put_label(image, label, NAMES)
+    assert refused.status_code == 422
+    assert words in refused.json()["detail"]
+    file = kept(server, refused)
+    assert file.suffix == ".bin"
+    assert file.read_bytes() == label.read_bytes()
+    assert told(server, file)["label_info"] == NAMES
+
+
+def test_instance_numbers_mean_nothing(server: Server, archive: Archive, tmp_path: Path) -> None:
+    """A series is the same volume, and has the same mask, with every number given twice."""
+    for path in ("/datastore/image", "/infer"):
+        plain, twice = (
+            opened(
+                server.get(path, image=archive.series[name])
+                if path != "/infer"
+                else server.infer(archive.series[name], output="image"),
+                tmp_path,
+            )
+            for name in ("plain", "numbered twice")
+        )
+        np.testing.assert_array_equal(twice[0], plain[0])
+        np.testing.assert_array_equal(twice[1], plain[1])
+
+
+@pytest.mark.parametrize("name", ["enhanced CT", "enhanced MR"])
+def test_frames_of_one_file_are_the_volume_that_single_files_are(
+    server: Server, archive: Archive, tmp_path: Path, name: str
+) -> None:
+    plain, image = archive.series["plain"], archive.series[name]
+    array, affine = opened(server.get("/datastore/image", image=image), tmp_path)
+    np.testing.assert_array_equal(array, voxels())
+    np.testing.assert_allclose(affine, opened(server.get("/datastore/image", image=plain), tmp_path)[1], atol=1e-4)
+    found, place = opened(server.infer(image, output="image"), tmp_path)
+    np.testing.assert_array_equal(found, opened(server.infer(plain, output="image"), tmp_path)[0])
+    np.testing.assert_allclose(place, affine, atol=1e-4)
+    assert len(np.unique(found)) > 1
+
+
+@pytest.mark.parametrize("name", ["enhanced CT", "enhanced MR"])
+def test_a_label_of_frames_comes_back_and_names_its_frames(
+    server: Server, archive: Archive, tmp_path: Path, name: str
+) -> None:
+    image, mask = archive.series[name], some_mask()
+    assert server.put_label(image, bare(tmp_path, mask), NAMES).ok
+    back, _ = opened(server.get("/datastore/label", label=image, tag="final"), tmp_path)
+    np.testing.assert_array_equal(back, mask)
+    (segmentation,) = (
+        one for one in archive.instances("SEG") if one.ReferencedSeriesSequence[0].SeriesInstanceUID == image
+    )
+    (source,) = (one for one in archive.instances("MR" if "MR" in name else "CT") if one.SeriesInstanceUID == image)
+    frames = source.PerFrameFunctionalGroupsSequence
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        (of,) = groups.DerivationImageSequence[0].SourceImageSequence
+        assert of.ReferencedSOPInstanceUID == source.SOPInstanceUID
+        place = frames[of.ReferencedFrameNumber - 1].PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(groups.PlanePositionSequence[0].ImagePositionPatient, place, atol=1e-4)
+    assert server.infer(image, output="dicom_seg").headers["content-type"] == "application/dicom"
+
+
+def test_a_series_that_grew_is_read_again(
+    server: Server, archive: Archive, orthanc: ModuleType, tmp_path: Path
+) -> None:
+    """A scanner sends slices over minutes; who fetched some of them must not keep them for the whole series."""
+    image = archive.series["growing"]
+    array, _ = opened(server.get("/datastore/image", image=image), tmp_path)
+    np.testing.assert_array_equal(array, voxels()[..., :6])
+    assert orthanc.load(archive.late, archive.port) == 2
+    look_again(server, archive, tmp_path)
+    array, _ = opened(server.get("/datastore/image", image=image), tmp_path)
+    np.testing.assert_array_equal(array, voxels())
+    assert server.put_label(image, bare(tmp_path, some_mask()), NAMES).ok
+
+
+def test_a_series_that_vanishes_between_choosing_and_opening(server: Server, archive: Archive, tmp_path: Path) -> None:
+    image = archive.series["vanishing"]
+    look_again(server, archive, tmp_path)
+    assert server.get("/datastore/image/info", image=image).ok  # now it is known for seconds
+    archive.delete_series(image)
+    reply = server.infer(image, output="image")
+    assert reply.status_code == 502
+    assert image in reply.json()["detail"]
+    label = bare(tmp_path, some_mask())
+    refused = server.put_label(image, label, NAMES)
+    assert refused.status_code == 502
+    assert kept(server, refused).read_bytes() == label.read_bytes()
+    look_again(server, archive, tmp_path)
+    assert server.infer(image, output="image").status_code == 404
+    late = server.put_label(image, label, NAMES)
+    assert late.status_code == 404
+    assert kept(server, late).read_bytes() == label.read_bytes()
+
+
+# --- masks ---
+
+
+def segmentation_of(archive: Archive, image: str, folder: Path) -> Path:
+    """The label of a series as it lies in the PACS."""
+    file = folder / "label.dcm"
+    found = [one for one in archive.instances("SEG") if one.ReferencedSeriesSequence[0].SeriesInstanceUID == image]
+    found[-1].save_as(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("a row less", "voxels; the image has 1344"),
+        ("unknown segment", "unknown structure 'liver'; known: tumour, lung"),
+        ("segment without a name", "value 2"),
+        ("grid of another series", "lies elsewhere in space"),
+        ("size of another series", "is not that of the image"),
+        ("SEG of another series", "the mask is that of another series"),
+        ("no mask at all", "cannot be read"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_in_words_and_kept_as_it_came(
+    server: Server, archive: Archive, tmp_path: Path, fault: str, words: str
+) -> None:
+    """Bare voxels (label.bin) of another series with as many voxels cannot be told: they say nothing but their number.
+    That the mask on the screen is that of the series on the screen, the viewer has to know.
+    """
+    image, mask, names = archive.series["plain"], some_mask(), NAMES
+    _, affine = opened(server.get("/datastore/image", image=image), tmp_path)
+    label = bare(tmp_path, mask[:, 1:] if fault == "a row less" else mask)
+    if fault == "unknown segment":
+        names = [NAMES[0], {"name": "liver", "idx": 2}]
+    elif fault == "segment without a name":
+        names = NAMES[:1]
+    elif fault == "grid of another series":
+        moved = affine.copy()
+        moved[:3, 3] += 40
+        label = write_nifti(tmp_path / "label.nii.gz", mask, moved)
+    elif fault == "size of another series":
+        label = write_nifti(tmp_path / "label.nii.gz", mask[1:], affine)
+    elif fault == "SEG of another series":
+        look_again(server, archive, tmp_path)
+        label = segmentation_of(archive, image, tmp_path)
+        image = archive.series["numbered twice"]  # which lies at the same place
+    elif fault == "no mask at all":
+        label = tmp_path / "label.nii.gz"
+        label.write_bytes(b"no mask at all")
+    refused = server.put_label(image, label, names)
+    assert refused.status_code == 422
+    assert words in refused.json()["detail"]
+    file = kept(server, refused)
+    assert file.read_bytes() == label.read_bytes()
+    assert (told(server, file)["image"], told(server, file)["label_info"]) == (image, names)
+    before = kept_files(server)
+    assert kept(server, server.put_label(image, label, names)) == file
+    assert kept_files(server) == before
+
+
+def test_of_an_empty_mask_nothing_is_kept(server: Server, archive: Archive, tmp_path: Path) -> None:
+    before = kept_files(server)
+    refused = server.put_label(archive.series["plain"], bare(tmp_path, np.zeros(SHAPE, np.uint8)), NAMES)
+    assert refused.status_code == 422
+    assert "empty" in refused.json()["detail"]
+    assert kept_files(server) == before
+
+
+def test_a_series_of_which_no_segmentation_can_be_made_is_named_and_the_mask_kept(
+    server: Server, archive: Archive, tmp_path: Path
+) -> None:
+    """DICOM knows no such sex, so that no object with it can be written."""
+    mask = some_mask()
+    refused = server.put_label(archive.series["of nobody"], bare(tmp_path, mask), NAMES)
+    assert refused.status_code == 422
+    assert "no DICOM SEG of this series can be written" in refused.json()["detail"]
+    np.testing.assert_array_equal(stored(kept(server, refused))[0], mask)
+
+
+def test_a_foreign_segmentation_without_names_stops_nobody(
+    server: Server, archive: Archive, orthanc: ModuleType, tmp_path: Path
+) -> None:
+    look_again(server, archive, tmp_path)
+    file = segmentation_of(archive, archive.series["plain"], tmp_path)
+    foreign = pydicom.dcmread(file)
+    foreign.SeriesInstanceUID = generate_uid()
+    foreign.SOPInstanceUID = foreign.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for segment in foreign.SegmentSequence:
+        del segment.SegmentLabel
+    (tmp_path / "foreign").mkdir()
+    foreign.save_as(tmp_path / "foreign" / "label.dcm")
+    assert orthanc.load(tmp_path / "foreign", archive.port) == 1
+    try:
+        look_again(server, archive, tmp_path)
+        assert "error" not in server.get("/info/").json()["datastore"]
+        assert server.infer(archive.series["plain"], output="image").ok
+    finally:
+        archive.delete_series(foreign.SeriesInstanceUID)
+
+
+# --- the PACS ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("stalling", "too slow"),
+        ("gone", "does not answer"),
+        ("login page", "nonsense"),
+        ("broken", "could not send the series"),
+        ("cut short", "of the 8 images"),
+    ],
+)
+def test_a_pacs_that_fails_to_send_a_series(
+    server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str, words: str
+) -> None:
+    image, label = archive.series["far"], bare(tmp_path, some_mask())
+    between.fail(fault, rf"GET /dicom-web/studies/[\d.]+/series/{image}")
+    refused = server.put_label(image, label, NAMES)
+    assert refused.status_code == 502
+    assert words in refused.json()["detail"]
+    assert image in refused.json()["detail"]
+    assert kept(server, refused).read_bytes() == label.read_bytes()
+    assert not (server.run / "pacs" / "images" / image).exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("gone", "does not answer"), ("login page", "did not confirm"), ("broken", "could not keep the label")],
+)
+def test_a_pacs_that_does_not_take_a_label(
+    server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str, words: str
+) -> None:
+    image, mask = archive.series["plain"], some_mask()
+    _, affine = opened(server.get("/datastore/image", image=image), tmp_path)
+    between.fail(fault, "^POST ")
+    names = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
+    refused = server.put_label(image, bare(tmp_path, mask), names)
+    assert refused.status_code == 502
+    assert words in refused.json()["detail"]
+    file = kept(server, refused)
+    np.testing.assert_array_equal(stored(file)[0], np.array([0, 2, 1], np.uint8)[mask])
+    np.testing.assert_allclose(stored(file)[1], affine, atol=1e-4)
+    assert told(server, file)["label_info"] == NAMES
+
+
+@pytest.mark.parametrize(("fault", "words"), [("login page", "nonsense"), ("gone", "does not answer")])
+def test_while_the_pacs_fails_work_on_what_was_fetched_goes_on(
+    server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str, words: str
+) -> None:
+    look_again(server, archive, tmp_path)
+    between.fail(fault)
+    reply = server.post("/activelearning/random")
+    assert reply.status_code == 502
+    assert words in reply.json()["detail"]
+    status = server.get("/info/").json()["datastore"]
+    assert words in status["error"]
+    assert status["total"] > status["completed"] > 0
+    assert server.infer(archive.series["plain"], output="image").ok
+    refused = server.put_label(archive.series["plain"], bare(tmp_path, some_mask(4)), NAMES)
+    assert refused.status_code == 502
+    np.testing.assert_array_equal(stored(kept(server, refused))[0], some_mask(4))
+
+
+def test_a_slow_pacs_keeps_nobody_waiting_who_does_not_need_it(
+    server: Server, archive: Archive, between: Between, tmp_path: Path
+) -> None:
+    """Nobody is answered in the event loop while somebody there waits; MONAI Label answers /info/ there."""
+    look_again(server, archive, tmp_path)
+    between.fail("silent")
+    mask = some_mask(5)
+    label = bare(tmp_path, mask)
+    with ThreadPoolExecutor() as pool:
+        next_study = pool.submit(server.post, "/activelearning/random")
+        of_cached = pool.submit(server.put_label, archive.series["plain"], label, NAMES)
+        of_unknown = pool.submit(server.put_label, archive.series["far"], label, NAMES)
+        time.sleep(0.3)
+        assert "slow to list its series" in server.get("/info/").json()["datastore"]["error"]
+        assert archive.series["plain"] in server.get("/datastore/", output="all").json()["objects"]
+        assert not next_study.done()
+    for reply in (next_study.result(), of_cached.result(), of_unknown.result()):
+        assert reply.status_code == 502
+        assert "too slow" in reply.json()["detail"]
+    np.testing.assert_array_equal(stored(kept(server, of_cached.result()))[0], mask)
+    assert kept(server, of_unknown.result()).read_bytes() == label.read_bytes()
+    between.work()
+    assert server.put_label(archive.series["far"], label, NAMES).ok
+    assert "error" not in server.get("/info/").json()["datastore"]
+
+
+# --- images of a client's own ---
+
+
+def upload(server: Server, *files: Path) -> str:
+    form = [("files", (file.name, file.read_bytes())) for file in files]
+    reply = requests.put(f"{server.url}/session/", files=form, timeout=60)
+    assert reply.ok, reply.text
+    return str(reply.json()["session_id"])
+
+
+def test_an_image_of_a_session_is_segmented_where_it_lies(server: Server, archive: Archive, tmp_path: Path) -> None:
+    """As NIfTI and as the files of a series, though the studies are in a PACS."""
+    image = archive.series["plain"]
+    array, affine = opened(server.get("/datastore/image", image=image), tmp_path)
+    expected, _ = opened(server.infer(image, output="image"), tmp_path)
+    nifti = write_nifti(tmp_path / "mine.nii.gz", array, affine)
+    write_dicom(tmp_path / "series", voxels(), *PLANES["oblique"], SPACING, ORIGIN)
+    for files in ([nifti], sorted((tmp_path / "series").iterdir())):
+        found, place = opened(server.infer("", session_id=upload(server, *files), output="image"), tmp_path)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(place, affine, atol=1e-4)
+
+
+def test_what_a_session_cannot_do_is_said_in_words(server: Server, tmp_path: Path) -> None:
+    broken = tmp_path / "mine.nii.gz"
+    broken.write_bytes(b"no image")
+    session = upload(server, broken)
+    reply = server.infer("", session_id=session, output="image")
+    assert reply.status_code == 422
+    assert "mine.nii.gz: it cannot be read" in reply.json()["detail"]
+    reply = server.infer("", session_id=session, output="dicom_seg")
+    assert reply.status_code == 400
+    assert "only for an image of a PACS" in reply.json()["detail"]
+    reply = server.infer("", session_id="none", output="image")
+    assert reply.status_code == 404
+    assert "unknown session 'none'" in reply.json()["detail"]
