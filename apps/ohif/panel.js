@@ -1,47 +1,49 @@
 // Our part of the panel on the right: drawing, submitting, the next study, the training.
 
-/** The part as a new element; `actions` are called by its buttons: submit, next, train, tool(name), brushSize(mm),
- * segment(index), open(study). */
+const ANNOTATOR = 'vqseg-annotator';
+
+/** The part as a new element; its buttons call `actions`: submit(), next(), train(), stop(), open(study),
+ * tool(name, radius), brushSize(radius), structure(index). */
 export function createPanel(actions) {
   const root = document.createElement('section');
   root.id = 'vqseg-panel';
   root.setAttribute('aria-label', 'VQ-Seg');
   root.innerHTML = `
     <div class="vqseg-row">
-      <button type="button" data-tool="brush" aria-pressed="false">Brush</button>
-      <button type="button" data-tool="eraser" aria-pressed="false">Eraser</button>
-      <label>Size <input type="range" name="size" min="1" max="60" value="15" aria-label="Brush radius in mm" /></label>
+      <button type="button" data-tool="brush">Brush</button>
+      <button type="button" data-tool="eraser">Eraser</button>
+      <label>Size <input type="range" name="size" min="1" max="60" value="15" aria-label="Size, radius in mm" /></label>
     </div>
-    <div class="vqseg-row" data-part="segments" role="radiogroup" aria-label="Structure to draw"></div>
+    <div class="vqseg-row" data-part="structures" role="radiogroup" aria-label="Structure to draw"></div>
     <label class="vqseg-row">Your name <input type="text" name="annotator" maxlength="64" autocomplete="name" /></label>
     <button type="button" class="vqseg-main" data-action="submit">Submit Label</button>
     <div class="vqseg-row">
       <button type="button" data-action="next">Next study</button>
       <button type="button" data-action="train">Train</button>
+      <button type="button" data-action="stop" hidden>Stop training</button>
     </div>
     <div class="vqseg-next" hidden></div>
     <progress max="1" value="0" aria-label="Training"></progress>
     <p class="vqseg-training"></p>
     <p class="vqseg-message" role="status"></p>`;
+  const find = selector => root.querySelector(selector);
+  const size = find('[name=size]');
+  const annotator = find('[name=annotator]');
   root.addEventListener('click', ({ target }) => {
     const { action, tool } = target.dataset;
     if (action) {
       actions[action]();
     } else if (tool) {
-      press(root, tool);
-      actions.tool(tool);
+      actions.tool(tool, Number(size.value));
     }
   });
-  const find = selector => root.querySelector(selector);
-  find('[name=size]').addEventListener('input', ({ target }) => actions.brushSize(Number(target.value)));
-  find('[name=annotator]').value = window.localStorage.getItem('vqseg-annotator') ?? '';
-  find('[name=annotator]').addEventListener('change', ({ target }) =>
-    window.localStorage.setItem('vqseg-annotator', target.value.trim())
-  );
+  size.addEventListener('input', () => actions.brushSize(Number(size.value)));
+  annotator.value = window.localStorage.getItem(ANNOTATOR) ?? '';
+  annotator.addEventListener('change', () => window.localStorage.setItem(ANNOTATOR, annotator.value.trim()));
 
   return {
     root,
-    annotator: () => find('[name=annotator]').value.trim(),
+    annotator: () => annotator.value.trim(),
     say: (words, type = 'info') => {
       find('.vqseg-message').textContent = words;
       find('.vqseg-message').dataset.type = type;
@@ -52,36 +54,43 @@ export function createPanel(actions) {
     showTraining: ({ running, share, words }) => {
       find('progress').value = share;
       find('.vqseg-training').textContent = words;
-      find('[data-action=train]').textContent = running ? 'Stop training' : 'Train';
+      find('[data-action=train]').hidden = running;
+      find('[data-action=stop]').hidden = !running;
     },
-    showSegments: segments => showSegments(find('[data-part=segments]'), segments, actions.segment),
+    showServerError: words => {
+      find('.vqseg-training').textContent = words;
+    },
+    showTool: used => {
+      for (const button of root.querySelectorAll('[data-tool]')) {
+        button.setAttribute('aria-pressed', String(button.dataset.tool === used));
+      }
+    },
+    showStructures: structures => showStructures(find('[data-part=structures]'), structures, actions.structure),
     showNext: study => showNext(find('.vqseg-next'), study, actions.open),
   };
 }
 
-function press(root, tool) {
-  for (const button of root.querySelectorAll('[data-tool]')) {
-    button.setAttribute('aria-pressed', String(button.dataset.tool === tool));
+function showStructures(list, structures, choose) {
+  const shown = JSON.stringify(structures.map(({ index, name, color }) => [index, name, color]));
+  if (list.dataset.shown !== shown) {
+    list.dataset.shown = shown;
+    list.replaceChildren(...structures.map(structure => structureChoice(structure, choose)));
   }
+  structures.forEach(({ active }, at) => {
+    list.children[at].firstChild.checked = active;
+  });
 }
 
-function showSegments(list, segments, choose) {
-  const shown = JSON.stringify(segments);
-  if (list.dataset.shown === shown) {
-    return;
-  }
-  list.dataset.shown = shown;
-  list.replaceChildren(
-    ...segments.map(({ index, name, active, color }) => {
-      const button = made('button', name, { type: 'button', role: 'radio', 'aria-checked': String(active) });
-      button.style.setProperty('--color', `rgb(${color.slice(0, 3).join(' ')})`);
-      button.addEventListener('click', () => choose(index));
-      return button;
-    })
-  );
+function structureChoice({ index, name, color }, choose) {
+  const label = made('label', '', { class: 'vqseg-structure' });
+  label.style.setProperty('--color', `rgb(${color.slice(0, 3).join(' ')})`);
+  const radio = made('input', '', { type: 'radio', name: 'structure' });
+  radio.addEventListener('change', () => choose(index));
+  label.append(radio, name);
+  return label;
 }
 
-/** The study that is offered: who it is, why it was chosen, and a link that opens it. */
+/** The study that is offered: who it is, why it was chosen, and a button that opens it. */
 function showNext(card, study, open) {
   card.hidden = !study;
   if (!study) {
@@ -89,7 +98,7 @@ function showNext(card, study, open) {
     return;
   }
   const facts = [study.PatientID, study.Modality, study.StudyDate].filter(Boolean).join(' · ');
-  const score = study.score === null || study.score === undefined ? '' : `, score ${study.score.toPrecision(3)}`;
+  const score = typeof study.score === 'number' ? `, score ${study.score.toPrecision(3)}` : '';
   const button = made('button', 'Open', { type: 'button', class: 'vqseg-main' });
   button.addEventListener('click', () => open(study));
   const lines = [facts, study.reason, `${study.strategy_used}${score}`, study.note].filter(Boolean);

@@ -4,13 +4,30 @@ export const element = () => document.querySelector('.monaiLabelPanel');
 
 export const isConnected = () => Boolean(element()?.querySelector('.subtitle'));
 
-/** Let the panel read /info/ anew; a mask that is drawn stays. */
-export const connect = () => element()?.querySelector('.settingsTable button.actionButton')?.click();
+/** The panel takes the address of its server from its field, where it puts port 8000 of this host. */
+export function enterAddress() {
+  const field = element()?.querySelector('#monailabelServerURL');
+  if (field) {
+    field.value = `${window.location.origin}/`;
+  }
+}
 
-const strategies = () => element()?.querySelector('.optionsTable select.actionInput');
+/** Let the panel read /info/ anew. */
+export function connect() {
+  enterAddress();
+  element()?.querySelector('.settingsTable button.actionButton')?.click();
+}
 
-/** The strategy the user chose; the panel itself always asks for `random`. */
-export const chosenStrategy = () => strategies()?.value ?? 'random';
+const STRATEGIES = '.monaiLabelPanel .optionsTable select.actionInput';
+let strategy = 'random';
+document.addEventListener('change', ({ target }) => {
+  if (target.matches(STRATEGIES)) {
+    strategy = target.value;
+  }
+});
+
+/** The strategy the user chose, also after the panel was made anew; the panel itself always asks for `random`. */
+export const chosenStrategy = () => strategy;
 
 /** Whether the panel offers the models the server has: it looks only when it connects. */
 export function offers(models) {
@@ -20,18 +37,23 @@ export function offers(models) {
 
 /** Bring the figures up to date that the panel reads only when it connects. */
 export function show({ strategies: known, datastore }, training) {
-  for (const option of strategies()?.options ?? []) {
+  showStrategies(known);
+  const { completed, total } = datastore;
+  bar('w3-blue', total ? completed / total : 0, `${completed}/${total} studies labelled`);
+  bar('w3-orange', training.share, training.words);
+  bar('w3-green', training.dice, 'Dice of the best model so far');
+}
+
+function showStrategies(known) {
+  const list = document.querySelector(STRATEGIES);
+  for (const option of list?.options ?? []) {
     option.title = known[option.value]?.description ?? '';
     if (option.value === 'random') {
       option.textContent = 'default'; // `random` answers with the server's strategy, plain random is `uniform`
     }
   }
-  bar('w3-blue', datastore.total ? datastore.completed / datastore.total : 0, `${datastore.completed}/${datastore.total} studies labelled`);
-  bar('w3-orange', training.share, training.words);
-  bar('w3-green', training.dice, 'Dice of the best model so far');
-  const update = button('Update Model', 'Stop Training');
-  if (update) {
-    update.textContent = training.running ? 'Stop Training' : 'Update Model';
+  if (list) {
+    list.value = strategy;
   }
 }
 
@@ -43,19 +65,24 @@ function bar(name, share, words) {
   }
 }
 
-function button(...texts) {
-  return [...(element()?.querySelectorAll('button') ?? [])].find(({ textContent }) => texts.includes(textContent.trim()));
+/** Show on the panel's own button what it does next. */
+export function showTrainingButton(running) {
+  const texts = ['Update Model', 'Stop Training'];
+  const button = [...(element()?.querySelectorAll('button') ?? [])].find(it => texts.includes(it.textContent.trim()));
+  if (button) {
+    button.textContent = texts[Number(running)];
+  }
 }
 
-/** Answer the panel's buttons instead of the panel: `actions` by the button's text. An action that returns true lets the
- * panel go on. */
+/** Answer buttons of the viewer: `actions` by selector and text. The viewer goes on only where an action is true. */
 export function answer(actions) {
   const listener = event => {
-    const pressed = event.target.closest?.('.monaiLabelPanel button');
-    const action = pressed && actions[pressed.textContent.trim()];
-    if (action && !action()) {
-      event.stopImmediatePropagation();
-      event.preventDefault();
+    for (const { selector, text, action } of actions) {
+      const pressed = event.target.closest?.(selector);
+      if (pressed && (!text || pressed.textContent.trim() === text) && action() !== true) {
+        event.stopImmediatePropagation();
+        event.preventDefault();
+      }
     }
   };
   // React listens further down, at the root of the viewer.

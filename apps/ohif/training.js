@@ -2,15 +2,16 @@
 
 /** `{running, share, dice, words}` out of the answer to /info/. */
 export function trainingOf({ train_stats: stats }) {
-  const [status] = Object.values(stats ?? {});
-  const { state, step = 0, total_steps: total = 0, best_metric: dice = 0, message = '' } = status ?? {};
+  const [status = {}] = Object.values(stats ?? {});
+  const { state, step = 0, total_steps: total = 0, best_metric: dice = 0, message = '' } = status;
   const found = dice ? `Dice ${dice.toFixed(3)}` : '';
+  const at = `step ${step} of ${total}`;
   const words = {
-    running: join([total ? of(step, total) : 'starts', found, timeLeft(status)]),
+    running: join([total ? at : 'starts', found, timeLeft(status)]),
     done: join(['trained', found]),
     failed: `failed: ${message}`,
-    stopped: `stopped at ${of(step, total)}; Train goes on from there`,
-    interrupted: `interrupted at ${of(step, total)}; Train goes on from there`,
+    stopped: `stopped at ${at}; Train goes on from there`,
+    interrupted: `interrupted at ${at}; Train goes on from there`,
   };
   return {
     running: state === 'running',
@@ -19,8 +20,6 @@ export function trainingOf({ train_stats: stats }) {
     words: words[state] ?? message,
   };
 }
-
-const of = (step, total) => `step ${step} of ${total}`;
 
 const join = parts => parts.filter(Boolean).join(', ');
 

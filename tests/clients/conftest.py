@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from builders import write_dicom
 from running_pacs import RunningPACS
+from scipy.spatial.transform import Rotation
 from servers import ROOT, free_port
 
 from vqseg.data.phantom import Grid as PhantomGrid
@@ -49,11 +50,12 @@ def pacs(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def add_phantom(running: RunningPACS, orthanc: ModuleType, folder: Path, number: int, port: int) -> None:
-    """One series: axial, sagittal or coronal by turns."""
+    """One series: axial, sagittal or coronal by turns, every other one oblique."""
     rng = np.random.default_rng(number)
     image, mask = render(draw_anatomy(rng), PhantomGrid((30, 24, 16), SPACING), rng)
     order = [(0, 1, 2), (1, 2, 0), (0, 2, 1)][number % 3]
-    directions = np.eye(3)[list(order)]
+    turn = Rotation.from_euler("xz", [15.0, 25.0] if number % 2 else [0.0, 0.0], degrees=True)
+    directions = turn.apply(np.eye(3)[list(order)])
     write_dicom(
         folder,
         image.transpose(order),

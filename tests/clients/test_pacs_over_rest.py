@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import nrrd
 import numpy as np
 import pydicom
@@ -48,6 +49,27 @@ def test_the_viewer_gets_its_mask_in_the_order_of_the_series(server: Server, pac
         header = nrrd.read_header(io.BytesIO(reply.content))
         array = nrrd.read_data(header, io.BytesIO(reply.content[reply.content.index(b"\n\n") + 2 :]))
         assert array.shape == pacs.masks[name].shape
+
+
+@pytest.mark.parametrize("name", ["phantom_0", "phantom_1", "phantom_2"])
+@pytest.mark.parametrize("form", ["label.bin", "label.nii.gz"])
+def test_a_label_comes_back_from_the_pacs_as_it_was_sent(
+    server: Server, pacs: Any, name: str, form: str, tmp_path: Path
+) -> None:
+    """Axial, oblique sagittal and coronal; as OHIF and as Slicer send it, in the orientation of the image they got."""
+    image, file = pacs.series[name], tmp_path / form
+    mask = np.roll(pacs.masks[name], 1, axis=0)  # not what is stored already
+    if form == "label.bin":
+        file.write_bytes(mask.tobytes(order="F"))
+    else:
+        (tmp_path / "image.nii.gz").write_bytes(server.get("/datastore/image", image=image).content)
+        nib.save(nib.Nifti1Image(mask, nib.load(tmp_path / "image.nii.gz").affine), file)
+    reply = server.put_label(image, file, [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}])
+    assert reply.ok, reply.text
+    (tmp_path / "back.nii.gz").write_bytes(server.get("/datastore/label", label=image, tag="final").content)
+    back = np.asarray(nib.load(tmp_path / "back.nii.gz").dataobj)
+    assert np.array_equal(back == 2, mask == 1)
+    assert np.array_equal(back == 1, mask == 2)
 
 
 def test_next_study_is_named_as_the_viewer_opens_it(server: Server, pacs: Any) -> None:

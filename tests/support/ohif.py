@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, expect, sync_playwright
 from servers import ROOT
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,12 +49,11 @@ _MASK = """() => {
         names: Object.fromEntries(segments.map(({ label, segmentIndex }) => [label, segmentIndex])),
     };
 }"""
-SHOWN_SERIES = """() => {
-    const { viewportGridService, displaySetService } = window.services;
-    const { viewports, activeViewportId } = viewportGridService.getState();
-    const [shown] = viewports.get(activeViewportId).displaySetInstanceUIDs;
-    return displaySetService.getDisplaySetByUID(shown).SeriesInstanceUID;
-}"""
+SHOWN_SERIES = "async () => (await import('/ohif/vqseg/viewer.js')).shownSeries()"
+PANELS = {
+    "label": "@ohif/extension-monai-label.panelModule.monailabel",
+    "segments": "@ohif/extension-cornerstone.panelModule.panelSegmentation",
+}
 
 
 @dataclass
@@ -102,11 +101,12 @@ class Viewer:
         self.page.locator("button[title='Run Segmentation']").click()
         expect(self.page.get_by_text("Running Segmentation - Successful").first).to_be_visible(timeout=90 * SECONDS)
 
-    def brush(self, structure: str, millimetres: int = 20) -> None:
-        """Draw a stroke across the middle of the first viewport."""
-        self.panel.get_by_role("radio", name=structure).click()
+    def brush(self, structure: str, millimetres: int = 20) -> Mask:
+        """Draw a stroke across the middle of the first viewport; returns the mask that holds it."""
+        before = self.mask().array
+        self.panel.get_by_role("radio", name=structure).check()
         self.press("Brush")
-        self.panel.get_by_label("Brush radius in mm").fill(str(millimetres))
+        self.panel.get_by_label("Size").fill(str(millimetres))
         box = self.page.locator(".viewport-element").first.bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -114,6 +114,29 @@ class Viewer:
         self.page.mouse.down()
         self.page.mouse.move(x + 20, y + 10, steps=4)
         self.page.mouse.up()
+        for _ in range(50):
+            if not np.array_equal(self.mask().array, before):
+                return self.mask()
+            self.page.wait_for_timeout(100)
+        raise AssertionError("the brush drew nothing")
+
+    def show_panel(self, name: str) -> None:
+        """Choose a tab on the right."""
+        self.page.evaluate("id => window.services.panelService.activatePanel(id, true)", PANELS[name])
+
+    def answer_next_question(self, accept: bool) -> list[str]:
+        """Answer the next dialog; the list that is returned holds its words once it was asked."""
+        asked: list[str] = []
+
+        def answer(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            if accept:
+                dialog.accept()
+            else:
+                dialog.dismiss()
+
+        self.page.once("dialog", answer)
+        return asked
 
     def mask(self) -> Mask:
         found: dict[str, Any] = self.page.evaluate(_MASK)

@@ -55,7 +55,7 @@ class Server:
 
     def infer(self, image: str, params: Mapping[str, Any] | None = None, **query: Any) -> requests.Response:
         form = {"params": (None, json.dumps(dict(params or {})))}
-        return requests.post(f"{self.url}/infer/vqseg", params={"image": image, **query}, files=form, timeout=120)
+        return requests.post(f"{self.url}/infer/vqseg", params={"image": image, **query}, files=form, timeout=600)
 
     def put_label(self, image: str, file: Path, label_info: Any = None, **query: Any) -> requests.Response:
         form = {"params": (None, json.dumps({"label_info": label_info or []})), "label": (file.name, file.read_bytes())}

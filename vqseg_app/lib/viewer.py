@@ -27,7 +27,7 @@ SETTINGS, START_PAGE, START_SCRIPT = "app-config.js", "index.html", "start.js"
 _FRESH = {"Cache-Control": "no-cache"}
 
 
-@router.get("/app-config.js")
+@router.get(f"/{SETTINGS}")
 def viewer_settings(user: AsUser) -> Response:
     script = "\n".join(file.read_text(encoding="utf-8") for file in (STOCK / SETTINGS, OWN / START_SCRIPT))
     return Response(script, media_type="text/javascript", headers=_FRESH)
