@@ -65,19 +65,23 @@ def _numbers(values: tuple[float, ...] | list[float]) -> str:
     return "\\".join(f"{value:.10g}" for value in values)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+def write_demonstration(out: Path, count: int = 12) -> None:
+    """Write folders `phantom_01` and so on with a series each, and `phantom_01_label.dcm` for the labelled ones."""
     with tempfile.TemporaryDirectory(prefix="vqseg-") as name:
         folder = Path(name)
-        write_demo_studies(folder)
+        write_demo_studies(folder, count)
         for study in find_studies(folder, folder / "labels" / "final"):
             write_series(study.image, study.id, out / study.id)
             if study.label is not None:
                 mask = read_mask(study.label, read_grid(study.image), LABELS)
                 series, file = out / study.id, out / f"{study.id}_label.dcm"
                 write_segmentation(mask, read_grid(series), series, LABELS, Origin("demonstration"), file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    write_demonstration(parser.parse_args().out)
 
 
 if __name__ == "__main__":

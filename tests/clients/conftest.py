@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +12,7 @@ import pytest
 from builders import write_dicom
 from running_pacs import RunningPACS
 from scipy.spatial.transform import Rotation
-from servers import ROOT, free_port
+from servers import ROOT, free_port, script_module
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
@@ -25,11 +23,7 @@ SPACING = (11.0, 11.0, 15.0)
 @pytest.fixture(scope="session")
 def orthanc() -> ModuleType:
     """`apps/pacs/orthanc.py` as a module. Skips where Orthanc is not installed."""
-    spec = importlib.util.spec_from_file_location("orthanc", ROOT / "apps" / "pacs" / "orthanc.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script_module(ROOT / "apps" / "pacs" / "orthanc.py")
     if module.program() is None:
         pytest.skip("Orthanc is not installed (apt-get install orthanc orthanc-dicomweb)")
     return module
