@@ -83,6 +83,10 @@ async function offerNext() {
     tell('No study is left to label: every one has a label or is being labelled by somebody else.', 'warning');
     return;
   }
+  if (offered.SeriesInstanceUID === viewer.shownSeries()) {
+    tell(`It is this study that should be labelled next (${offered.reason || offered.strategy_used}).`);
+    return;
+  }
   panel.showNext(offered);
   panel.say('');
 }

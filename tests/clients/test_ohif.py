@@ -16,7 +16,7 @@ import nrrd
 import numpy as np
 import pydicom
 import pytest
-from builders import edit_dicom, real_data, write_dicom
+from builders import edit_dicom, real_data, write_dicom, write_identified
 from numpy.typing import NDArray
 from ohif import CHROMIUM, SECONDS, SHOWN_SERIES, Mask, Viewer, browser
 from playwright.sync_api import Route, expect
@@ -250,13 +250,22 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
 
 
 def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
-    viewer.open(archive.studies["oblique"])
+    viewer.open(archive.studies["labelled_0"])
     viewer.page.get_by_text("Active Learning").click()
     viewer.page.locator(".optionsTable select").select_option("uniform")
     with viewer.page.expect_request("**/activelearning/**") as asked:
         viewer.page.get_by_role("button", name="Next Sample").click()
     assert asked.value.url.endswith("/activelearning/uniform")
     expect(viewer.panel.locator(".vqseg-next")).to_contain_text("uniform", timeout=60 * SECONDS)
+
+
+def test_a_study_that_is_open_is_not_offered_as_the_next(viewer: Viewer, server: Server, archive: Archive) -> None:
+    sample = server.post("/activelearning/random", {"client_id": "Dr. Open"}).json()
+    viewer.open(sample["StudyInstanceUID"], sample["SeriesInstanceUID"])
+    viewer.panel.get_by_label("Your name").fill("Dr. Open")
+    viewer.press("Next study")
+    viewer.expect_message("this study that should be labelled next")
+    expect(viewer.panel.locator(".vqseg-next")).to_be_hidden()
 
 
 def test_no_study_left_is_said(archive: Archive, page: Any, tmp_path: Path) -> None:
@@ -343,7 +352,7 @@ def test_a_mask_outlives_its_panel(viewer: Viewer, archive: Archive) -> None:
 
 
 def test_work_that_is_not_submitted_is_not_lost_without_a_question(viewer: Viewer, archive: Archive) -> None:
-    viewer.open(archive.studies["sagittal"])
+    viewer.open(archive.studies["labelled_1"])
     viewer.hide_first_notice()
     drawn, address = viewer.brush("body"), viewer.page.url
     viewer.press("Next study")
@@ -407,12 +416,13 @@ def test_nothing_but_the_viewers_own_files_is_sent(server: Server) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("source", ["abdomen", "lung_cancer_rtstruct/image"])
+@pytest.mark.parametrize("source", ["abdomen", "abdomen_jpeg2000", "lung_cancer_rtstruct/image"])
 def test_real_series(
     viewer: Viewer, server: Server, archive: Archive, orthanc: ModuleType, source: str, tmp_path: Path
 ) -> None:
     """A round on a real series: the mask that comes is the mask that is stored."""
-    archive.add(source, real_data(f"ct_dicom/{source}"), orthanc)
+    folder = real_data(f"ct_dicom/{source}")
+    archive.add(source, write_identified(folder, tmp_path / "series") if "jpeg2000" in source else folder, orthanc)
     wait_until_listed(server, archive.pacs.series[source], True)
     viewer.open(archive.studies[source])
     viewer.hide_first_notice()

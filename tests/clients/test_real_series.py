@@ -10,11 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
 import requests
-from builders import real_data
-from pydicom.uid import generate_uid
+from builders import real_data, write_identified
 from servers import ROOT, free_port
 
 from vqseg.data.reading import read_grid, read_image, read_mask
@@ -26,17 +24,10 @@ pytestmark = pytest.mark.data
 def dicomweb(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Orthanc with the three real series. One lacks its UIDs, without which no PACS takes it: it gets new ones."""
     folder, port = tmp_path_factory.mktemp("real"), free_port()
-    study, series = generate_uid(), generate_uid()
-    (folder / "jpeg2000").mkdir()
-    for file in real_data("ct_dicom/abdomen_jpeg2000").iterdir():
-        data = pydicom.dcmread(file)
-        data.StudyInstanceUID, data.SeriesInstanceUID = study, series
-        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
-        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
-        data.save_as(folder / "jpeg2000" / file.name)
+    jpeg2000 = write_identified(real_data("ct_dicom/abdomen_jpeg2000"), folder / "jpeg2000")
     process = orthanc.start(folder / "storage", port)
     try:
-        for source in (real_data("ct_dicom/lung_cancer_rtstruct"), real_data("ct_dicom/abdomen"), folder / "jpeg2000"):
+        for source in (real_data("ct_dicom/lung_cancer_rtstruct"), real_data("ct_dicom/abdomen"), jpeg2000):
             assert orthanc.load(source, port) > 0
         yield f"http://127.0.0.1:{port}/dicom-web"
     finally:

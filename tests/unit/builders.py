@@ -209,6 +209,19 @@ def write_dicom(
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
 
 
+def write_identified(source: Path, folder: Path) -> Path:
+    """Copy a series whose files lack the UIDs without which no PACS takes them, with new ones; returns `folder`."""
+    study, series = generate_uid(), generate_uid()
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        data = pydicom.dcmread(file)
+        data.StudyInstanceUID, data.SeriesInstanceUID = study, series
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
+        data.save_as(folder / file.name)
+    return folder
+
+
 def slice_file(folder: Path, index: int) -> Path:
     """The file in which `write_dicom` puts slice `index`, the first along the normal being 0."""
     return folder / f"{(index * 7) % 101:03d}.dcm"
