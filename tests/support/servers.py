@@ -86,10 +86,10 @@ def launcher() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """As in an activated environment, with one thread."""
+    """As in an activated environment, with one thread unless told otherwise."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MONAI_LABEL", "PYTHON"))}
-    return {**inherited, "PATH": path, "OMP_NUM_THREADS": "1"}
+    return {**inherited, "PATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 @contextmanager
