@@ -53,6 +53,23 @@ def test_torchvision_can_be_imported_after_the_app() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=APP, check=True, timeout=120, capture_output=True)
 
 
+def test_nothing_is_done_where_torchvision_loads() -> None:
+    """With its operators declared by somebody else, as its compiled part does where it fits torch."""
+    code = """
+import sys
+import torch
+compiled = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    compiled.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import torchvision
+loaded = sys.modules["torchvision"]
+from lib import torchvision_schemas
+assert torchvision_schemas._kept == []
+assert sys.modules["torchvision"] is loaded
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=APP, check=True, timeout=120, capture_output=True)
+
+
 def test_missing_operators_are_declared_once(app_module: Any) -> None:
     schemas: ModuleType = app_module("torchvision_schemas")
     assert schemas.define_missing_schemas() is False
