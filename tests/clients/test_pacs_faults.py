@@ -637,7 +637,9 @@ def test_a_slow_pacs_keeps_nobody_waiting_who_does_not_need_it(
     np.testing.assert_array_equal(stored(kept(server, of_cached.result()))[0], mask)
     assert kept(server, of_unknown.result()).read_bytes() == label.read_bytes()
     between.work()
+    aside = kept(server, of_unknown.result())
     assert server.put_label(archive.series["far"], label, NAMES).ok
+    assert not aside.exists()  # it has arrived: sent later once more, it would hide a newer label
     assert "error" not in server.get("/info/").json()["datastore"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import requests
 from builders import slice_file, write_dicom
 from servers import free_port
 
@@ -135,6 +137,27 @@ def test_a_label_with_an_unknown_structure_stays_a_segmentation(pacs: Any, studi
     """The training then names it; nothing else fails."""
     submit(studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0"), [("tumour", 1), ("lung", 2)])
     assert studies({"liver": 1}).get_label_uri(pacs.series["phantom_0"], "final").endswith(".dcm")
+
+
+@pytest.mark.parametrize("label", [None, "lung"], ids=["nameless", "one name twice"])
+def test_a_foreign_label_without_usable_names_stops_nobody_who_gave_no_names(
+    pacs: Any, studies: Any, label: str | None
+) -> None:
+    image = pacs.series["phantom_0"]
+    submit(studies(), image, phantom_mask(pacs, "phantom_0"), [("tumour", 1), ("lung", 2)])
+    (foreign,) = pacs.instances("SEG")
+    pacs.delete("SEG")
+    for segment in foreign.SegmentSequence:
+        del segment.SegmentLabel
+        if label:
+            segment.SegmentLabel = label
+    content = io.BytesIO()
+    foreign.save_as(content)
+    assert requests.post(f"{pacs.url}/instances", data=content.getvalue(), timeout=30).ok
+    store = studies({})
+    assert store.get_labeled_images() == [image]
+    assert set(store._label_set.resolve(store)) <= {"lung"}
+    assert Path(store.get_label_uri(image, "final")).exists()
 
 
 def test_wrong_masks_are_refused_in_words_and_nothing_is_stored(pacs: Any, studies: Any, app_module: Any) -> None:

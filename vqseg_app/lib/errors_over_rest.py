@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
@@ -83,5 +85,6 @@ async def _of_fastapi(request: Request, error: Exception) -> Response:
 
 
 def _without_folder(words: str) -> str:
-    """The place of the studies on the server is nobody's business but the file's name is."""
+    """The places of files on the server are nobody's business, but their names are."""
+    words = re.sub(rf"{re.escape(tempfile.gettempdir())}/(?:[^/\s:]+/)*", "", words)
     return words.replace(f"{settings.MONAI_LABEL_STUDIES.rstrip('/')}/", "")

@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from vqseg.data.studies import read_label_names
@@ -55,7 +56,8 @@ class LabelSet:
                 # `check_stored_names` reports what contradicts.
                 if name not in names.values() and (name == f"label_{value}" or not _PLACEHOLDER.fullmatch(name)):
                     names.setdefault(value, name)
-            if not given:
+            # The numbers in a label of a PACS mean nothing: only its names do.
+            if not given and isinstance(datastore, LocalDatastore):
                 values |= self._values_of(Path(datastore.get_label_uri(label, FINAL)))
         highest = max([*names, *values], default=0)
         return {names.get(value, f"label_{value}"): value for value in range(1, highest + 1)}

@@ -39,6 +39,10 @@ class PACSError(VQSegError):
     """The PACS does not do what it was asked for; the server itself is fine."""
 
 
+class PACSAwayError(PACSError):
+    """It does not answer, or not in time: whatever else it is asked will fare no better."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A series as the PACS lists it. `info` holds what clients read: UIDs, modality, patient, date; `size` is how many
@@ -113,8 +117,14 @@ class PACS:
             kept = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
         if refused:
             raise PACSError(f"the PACS at {self.url} refused the label (reason {refused[0].get('FailureReason')})")
-        if str(instance.SOPInstanceUID) not in kept:
+        uid = str(instance.SOPInstanceUID)
+        if uid not in kept and not self._has(uid):
             raise PACSError(f"the PACS at {self.url} did not confirm that it keeps the label")
+
+    def _has(self, instance: str) -> bool:
+        """Whether it lists an object, asked where its own answer was not understood."""
+        with answering(self.url, "say whether it keeps the label"):
+            return bool(self._client.search_for_instances(search_filters={"SOPInstanceUID": instance}))
 
 
 @contextmanager
@@ -128,18 +138,19 @@ def answering(url: str, wish: str) -> Iterator[None]:
         # So requests calls the timeout of an answer that has begun.
         if error.args and isinstance(error.args[0], ReadTimeoutError):
             raise _too_slow(url, wish) from None
-        raise PACSError(f"the PACS at {url} does not answer: it was to {wish}; is it running?") from None
+        raise PACSAwayError(f"the PACS at {url} does not answer: it was to {wish}; is it running?") from None
     except requests.HTTPError as error:
         raise PACSError(f"the PACS at {url} could not {wish} ({error})") from None
     except Exception as error:  # not DICOM, not JSON, no such tag: there is no end to what parsers raise
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             raise  # of our own disk
         kind = type(error).__name__
+        logger.warning("%s, asked to %s, answered what cannot be read", url, wish, exc_info=True)
         raise PACSError(f"the PACS at {url} answered nonsense when it was to {wish} ({kind})") from None
 
 
-def _too_slow(url: str, wish: str) -> PACSError:
-    return PACSError(f"the PACS at {url} is too slow: it was to {wish}; try again later")
+def _too_slow(url: str, wish: str) -> PACSAwayError:
+    return PACSAwayError(f"the PACS at {url} is too slow: it was to {wish}; try again later")
 
 
 def session() -> requests.Session:

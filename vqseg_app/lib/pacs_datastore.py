@@ -131,7 +131,8 @@ class PACSStudies(Datastore):
         if segmentation is None:
             return {}
         numbers = self._label_set.resolve(self) if self._label_set.is_fixed else self._structures()
-        return {"label_info": [{"name": name, "idx": numbers[name]} for name in segmentation.names if name in numbers]}
+        names = dict.fromkeys(segmentation.names)
+        return {"label_info": [{"name": name, "idx": numbers[name]} for name in names if name in numbers]}
 
     def datalist(self) -> list[dict[str, Any]]:
         return [
@@ -177,9 +178,9 @@ class PACSStudies(Datastore):
                 arrived, image_id, grid, labels, info.get("label_info"), fixed=self._label_set.is_fixed
             )
             _check_reference(arrived, image_id)
-        if label_tag != FINAL:
-            write_mask(mask, grid, self._tagged(image_id, label_tag))
-            return image_id
+            if label_tag != FINAL:
+                write_mask(mask, grid, self._tagged(image_id, label_tag))
+                return image_id
         if not mask.any():
             raise LabelError(image_id, "the mask is empty: a label needs at least one voxel of one structure")
         known = {**labels, **{entry["name"]: entry["idx"] for entry in names}}
@@ -194,6 +195,7 @@ class PACSStudies(Datastore):
             file = Path(folder) / "label.dcm"
             self._write(mask, grid, series, known, Origin(creator, str(version) if version else None), file)
             self._pacs.store(pydicom.dcmread(file))
+        self._unsent.forget(arrived, image_id)
         self.refresh()
         return image_id
 
@@ -268,8 +270,11 @@ class PACSStudies(Datastore):
         try:
             yield
         except Exception as error:
-            place = self._unsent.keep(arrived, image_id, {**told, "reason": str(error)}, write)
-            words = f"The mask is not lost: it is kept on the server as {place}"
+            try:
+                place = self._unsent.keep(arrived, image_id, {**told, "reason": str(error)}, write)
+                words = f"The mask is not lost: it is kept on the server as {place}"
+            except OSError as full:
+                words = f"The mask could not be kept on the server ({full.strerror}): keep it where it is"
             if isinstance(error, VQSegError):
                 error.args = (f"{error}. {words}",)
             else:

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from vqseg.data.dicom_seg import segment_names
 from vqseg.data.dicom_series import referenced_series
 
-from .pacs import PACS, PACSError, Series
+from .pacs import PACS, PACSAwayError, PACSError, Series
 
 logger = logging.getLogger(__name__)
 # A label that somebody saves with another program is seen after this time; our own at once. For so long, too, a PACS
@@ -76,13 +76,15 @@ class PACSListing:
         question = self._asked()
         left = question.asked + _PATIENCE_SECONDS - time.monotonic() if hurry or _in_event_loop() else None
         try:
-            self.last = question.answer.result(None if left is None else max(0.0, left))
+            return question.answer.result(None if left is None else max(0.0, left))
         except StillAsking:
             if hurry or self.last is None:
-                raise PACSError(f"the PACS at {self._pacs.url} is slow to list its series; try again later") from None
+                raise PACSAwayError(
+                    f"the PACS at {self._pacs.url} is slow to list its series; try again later"
+                ) from None
+            return self.last
         except PACSError as error:  # one object for all who ask
-            raise PACSError(str(error)) from None
-        return self.last
+            raise type(error)(str(error)) from None
 
     def known(self) -> Listing:
         """What the PACS holds; while it fails, what it held before. Raises `PACSError` when it never said."""
@@ -101,14 +103,15 @@ class PACSListing:
     def _asked(self) -> _Question:
         with self._lock:
             if self._question is None or self._question.is_old():
-                self._question = _Question()
-                threading.Thread(target=self._ask, args=(self._question,), name="pacs-listing", daemon=True).start()
+                question = _Question()
+                threading.Thread(target=self._ask, args=(question,), name="pacs-listing", daemon=True).start()
+                self._question = question
             return self._question
 
     def _ask(self, question: _Question) -> None:
         try:
             images = {series.uid: series for series in self._pacs.find(self._modalities)}
-            found = [self._segmentation(series) for series in self._pacs.find(["SEG"])]
+            found = [one for series in self._pacs.find(["SEG"]) if (one := self._segmentation(series)) is not None]
         except BaseException as error:
             question.answered = time.monotonic()
             question.answer.set_exception(error)
@@ -116,12 +119,26 @@ class PACSListing:
         # The newest of an image comes last and stays.
         ordered = sorted(found, key=lambda segmentation: (segmentation.made, segmentation.series.uid))
         labels = {segmentation.image: segmentation for segmentation in ordered if segmentation.image in images}
+        listing = Listing(images, labels)
+        with self._lock:
+            # An answer to a former question may come after that to a later one.
+            if self.last is None or self._question is question:
+                self.last = listing
         question.answered = time.monotonic()
-        question.answer.set_result(Listing(images, labels))
+        question.answer.set_result(listing)
 
-    def _segmentation(self, series: Series) -> Segmentation:
+    def _segmentation(self, series: Series) -> Segmentation | None:
+        """None for one that the PACS cannot describe now, which is asked for again."""
         if series.uid not in self._segmentations:
-            header = next(iter(self._pacs.headers(series)), Dataset())
+            try:
+                header = next(iter(self._pacs.headers(series)), None)
+            except PACSAwayError:
+                raise
+            except PACSError as error:
+                logger.warning("a label is left out: %s", error)
+                return None
+            if header is None:
+                return None
             self._segmentations[series.uid] = Segmentation(
                 series,
                 referenced_series(header),

@@ -26,12 +26,30 @@ class UnsentMasks:
         A mask that is sent again is kept once.
         """
         suffix = ".nii.gz" if write else next(filter(arrived.name.endswith, _SUFFIXES), "")
-        file = self._folder / f"{image}-{sha256(arrived)[:12]}{suffix}"
+        name = f"{_stem(arrived, image)}{suffix}"
         if write:
-            write(file)
+            write(self._folder / name)
         else:
-            with new_file(file) as temporary:
+            with new_file(self._folder / name) as temporary:
                 shutil.copyfile(arrived, temporary)
+        self._replace(_stem(arrived, image), {name: {"image": image, **told}})
+        return f"unsent/{name}"
+
+    def forget(self, arrived: Path, image: str) -> None:
+        """Remove what was kept of a mask that reached the PACS after all: sent again it would hide newer labels."""
+        self._replace(_stem(arrived, image), {})
+
+    def _replace(self, stem: str, entries: Mapping[str, Any]) -> None:
+        """Let there be nothing else of one mask, in the index and among the files, than what `entries` tell."""
+        former = {f"{stem}{suffix}" for suffix in ("", *_SUFFIXES)} - set(entries)
         with FileLock(self._index.with_name(".unsent.lock")):
-            write_json(self._index, {**(read_json(self._index) or {}), file.name: {"image": image, **told}})
-        return f"unsent/{file.name}"
+            index = read_json(self._index) or {}
+            now = {name: told for name, told in index.items() if name not in former} | entries
+            if now != index:
+                write_json(self._index, now)
+        for name in former:
+            (self._folder / name).unlink(missing_ok=True)
+
+
+def _stem(arrived: Path, image: str) -> str:
+    return f"{image}-{sha256(arrived)[:12]}"

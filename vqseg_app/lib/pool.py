@@ -14,8 +14,9 @@ from monailabel.interfaces.datastore import Datastore
 from vqseg.data.reading import read_image
 from vqseg.errors import ImageError
 
+from .errors_over_rest import UnknownError
 from .live_model import LiveModel
-from .pacs import PACSError
+from .pacs import PACSAwayError, PACSError
 from .usage_cache import UsageCache
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def usage_of(
             if counts is None:
                 counts, model = live.usage(read_image(image))
                 cache.put(model, image, counts)
-        except (ImageError, PACSError, FileNotFoundError) as error:
+        except PACSAwayError:
+            raise
+        except (ImageError, PACSError, UnknownError, FileNotFoundError) as error:
             logger.warning("left out: %s", error)
             pool.left_out[study] = str(error)
         else:

@@ -16,8 +16,9 @@ from vqseg.config import Active
 from vqseg.data.reading import read_image
 from vqseg.errors import ImageError
 
+from .errors_over_rest import UnknownError
 from .live_model import LiveModel
-from .pacs import PACSError
+from .pacs import PACSAwayError, PACSError
 from .pool import PoolUsage, usage_of
 from .reservations import Reservations
 from .usage_cache import UsageCache
@@ -99,7 +100,9 @@ def is_readable(datastore: Datastore, image: str) -> bool:
     """Whether somebody can open the image that is about to be handed out."""
     try:
         read_image(Path(datastore.get_image_uri(image)))
-    except (ImageError, PACSError) as error:
+    except PACSAwayError:
+        raise
+    except (ImageError, PACSError, UnknownError) as error:
         logger.warning("not handed out: %s", error)
         return False
     return True

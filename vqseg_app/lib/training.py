@@ -18,7 +18,7 @@ from vqseg.training.run import train
 from vqseg.training.status import read_status
 from vqseg.training.step import METHODS
 
-from .errors_over_rest import ConflictError
+from .errors_over_rest import ConflictError, UnknownError
 from .labels import FINAL, check_stored_names
 from .options import Options
 from .pacs import PACSError
@@ -118,7 +118,7 @@ def pool_of(datastore: Datastore) -> Pool:
             label = datastore.get_label_by_image_id(image, FINAL) if image in labelled else ""
             uri = datastore.get_label_uri(label, FINAL) if label else ""
             studies.append(Study(image, Path(datastore.get_image_uri(image)), Path(uri) if uri else None))
-        except (ImageError, PACSError) as error:
+        except (ImageError, PACSError, UnknownError) as error:
             left_out[image] = str(error)
     for image in set(datastore.list_images()) - {study.id for study in studies} - set(left_out):
         left_out[image] = "it does not fit into the cache of the PACS any more (--conf pacs_cache_gb)"
