@@ -13,14 +13,12 @@ import tempfile
 from pathlib import Path
 
 import SimpleITK as sitk
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, generate_uid
 
 from vqseg.data.dicom_seg import Origin, write_segmentation
 from vqseg.data.phantom import LABELS, write_demo_studies
 from vqseg.data.reading import read_grid, read_mask
 from vqseg.data.studies import find_studies
-
-_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
 def write_series(image: Path, patient: str, folder: Path) -> None:
@@ -34,7 +32,7 @@ def write_series(image: Path, patient: str, folder: Path) -> None:
     for number in range(volume.GetDepth()):
         instance = generate_uid()
         tags = {
-            "0008|0016": _CT_IMAGE_STORAGE,
+            "0008|0016": str(CTImageStorage),
             "0008|0018": instance,
             "0008|0020": "20260101",
             "0008|0030": "120000",

@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 from builders import write_dicom
-from running_pacs import RunningPACS
+from running_pacs import RunningPACS, running_orthanc
 from scipy.spatial.transform import Rotation
-from servers import ROOT, free_port, script_module
+from servers import ROOT, script_module
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
@@ -31,19 +31,15 @@ def orthanc() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def pacs(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPACS]:
-    folder, port = tmp_path_factory.mktemp("pacs"), free_port()
-    process = orthanc.start(folder / "storage", port)
-    try:
-        running = RunningPACS(f"http://127.0.0.1:{port}", {}, {})
+    folder = tmp_path_factory.mktemp("pacs")
+    with running_orthanc(orthanc, folder / "storage") as url:
+        running = RunningPACS(url, {}, {})
         for number in range(6):
-            add_phantom(running, orthanc, folder / f"phantom_{number}", number, port)
+            add_phantom(running, orthanc, folder / f"phantom_{number}", number)
         yield running
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
-def add_phantom(running: RunningPACS, orthanc: ModuleType, folder: Path, number: int, port: int) -> None:
+def add_phantom(running: RunningPACS, orthanc: ModuleType, folder: Path, number: int) -> None:
     """One series: axial, sagittal or coronal by turns, every other one oblique."""
     rng = np.random.default_rng(number)
     image, mask = render(draw_anatomy(rng), PhantomGrid((30, 24, 16), SPACING), rng)
@@ -57,7 +53,7 @@ def add_phantom(running: RunningPACS, orthanc: ModuleType, folder: Path, number:
         directions[1],
         [SPACING[axis] for axis in order],
     )
-    assert orthanc.load(folder, port) == image.shape[order[2]]
+    assert orthanc.load(folder, running.port) == image.shape[order[2]]
     name = f"phantom_{number}"
     running.series[name] = str(pydicom.dcmread(next(folder.iterdir())).SeriesInstanceUID)
     running.masks[name] = mask.transpose(order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import re
 import time
 from collections.abc import Iterator
@@ -12,17 +11,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nrrd
 import numpy as np
 import pydicom
 import pytest
+from answers import read_nrrd, voxel_counts
 from builders import edit_dicom, real_data, write_dicom, write_identified
 from numpy.typing import NDArray
 from ohif import CHROMIUM, SECONDS, SHOWN_SERIES, Mask, Viewer, browser
 from playwright.sync_api import Route, expect
 from pydicom.uid import generate_uid
-from running_pacs import RunningPACS
-from servers import APP, Server, free_port, python_module, serve
+from running_pacs import RunningPACS, running_orthanc
+from servers import APP, Server, python_module, serve
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
@@ -65,7 +64,7 @@ class Archive:
 
     def add(self, name: str, folder: Path, orthanc: ModuleType) -> None:
         header = pydicom.dcmread(next(file for file in folder.rglob("*") if file.is_file()), stop_before_pixels=True)
-        assert orthanc.load(folder, int(self.pacs.url.rsplit(":", 1)[1])) > 0
+        assert orthanc.load(folder, self.pacs.port) > 0
         self.pacs.series[name] = str(header.SeriesInstanceUID)
         self.studies[name] = str(header.StudyInstanceUID)
 
@@ -86,10 +85,9 @@ def write_phantom(folder: Path, number: int, orientation: str, study: str | None
 
 @pytest.fixture(scope="module")
 def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    folder, port = tmp_path_factory.mktemp("archive"), free_port()
-    process = orthanc.start(folder / "storage", port)
-    try:
-        archive = Archive(RunningPACS(f"http://127.0.0.1:{port}", {}, {}))
+    folder = tmp_path_factory.mktemp("archive")
+    with running_orthanc(orthanc, folder / "storage") as url:
+        archive = Archive(RunningPACS(url, {}, {}))
         shared = generate_uid()
         names = ["labelled_0", "labelled_1", "labelled_2", *ORIENTATIONS, "twin_0", "twin_1", "vanishing"]
         for number, name in enumerate(names):
@@ -98,9 +96,6 @@ def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
             archive.pacs.masks[name] = write_phantom(folder / name, number, orientation, study)
             archive.add(name, folder / name, orthanc)
         yield archive
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +159,7 @@ def mask_of(server: Server, image: str) -> Mask:
     """The server's mask of a series as the viewer asks for it."""
     reply = server.infer(image, OHIF, output="image")
     assert reply.ok, reply.text
-    header = nrrd.read_header(io.BytesIO(reply.content))
-    array = nrrd.read_data(header, io.BytesIO(reply.content[reply.content.index(b"\n\n") + 2 :]))
+    header, array = read_nrrd(reply.content)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = header["space directions"].T, header["space origin"]
     return Mask(array, LABELS, affine)
@@ -177,16 +171,6 @@ def assert_same(shown: Mask, answered: Mask) -> None:
     assert set(shown.names) == set(LABELS)
     for name in LABELS:
         assert np.array_equal(shown.of(name), answered.of(name))
-
-
-def stored_counts(segmentation: pydicom.Dataset) -> dict[str, int]:
-    """Voxels of each structure in a DICOM SEG, by name."""
-    names = {segment.SegmentNumber: str(segment.SegmentLabel) for segment in segmentation.SegmentSequence}
-    counts = dict.fromkeys(names.values(), 0)
-    frames = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
-    for frame, groups in zip(frames, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        counts[names[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber]] += int(frame.sum())
-    return counts
 
 
 def segmentation_of(pacs: RunningPACS, series: str) -> pydicom.Dataset:
@@ -227,7 +211,7 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
     viewer.expect_message("The label is saved.")
 
     stored = segmentation_of(pacs, series)
-    assert stored_counts(stored) == {name: int(corrected.of(name).sum()) for name in LABELS}
+    assert voxel_counts(stored) == {name: int(corrected.of(name).sum()) for name in LABELS}
     assert stored.ContentCreatorName == "Dr. Jane Roe"
     assert stored.SegmentationType == "BINARY"
 
@@ -318,7 +302,7 @@ def test_a_mask_is_submitted_for_the_series_it_was_drawn_on(viewer: Viewer, arch
     viewer.expect_message("another series")
     viewer.press("Submit Label")
     viewer.expect_message("The label is saved.")
-    assert stored_counts(segmentation_of(pacs, drawn_on)) == {"lung": int(drawn.of("lung").sum())}
+    assert voxel_counts(segmentation_of(pacs, drawn_on)) == {"lung": int(drawn.of("lung").sum())}
 
 
 def test_a_series_of_a_study_is_opened_by_its_address(viewer: Viewer, archive: Archive) -> None:
@@ -432,4 +416,4 @@ def test_real_series(
     viewer.press("Submit Label")
     viewer.expect_message("The label is saved.", 120)
     expected = {name: int(submitted.of(name).sum()) for name in LABELS if submitted.of(name).any()}
-    assert stored_counts(segmentation_of(archive.pacs, archive.pacs.series[source])) == expected
+    assert voxel_counts(segmentation_of(archive.pacs, archive.pacs.series[source])) == expected

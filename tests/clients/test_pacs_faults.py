@@ -35,8 +35,8 @@ from builders import (
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, generate_uid
-from running_pacs import RunningPACS
-from servers import APP, Server, free_port, python_module, serve
+from running_pacs import RunningPACS, running_orthanc
+from servers import APP, Server, python_module, serve
 
 from vqseg.store import ModelStore
 
@@ -237,18 +237,13 @@ class Archive(RunningPACS):
 
     late: Path = Path()
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
-
 
 @pytest.fixture(scope="module")
 def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     """An Orthanc of its own with the series `GOOD`, of the same voxels at the same oblique place, and `BAD`."""
-    folder, port = tmp_path_factory.mktemp("archive"), free_port()
-    process = orthanc.start(folder / "storage", port)
-    try:
-        running = Archive(f"http://127.0.0.1:{port}", {}, {}, folder / "late")
+    folder = tmp_path_factory.mktemp("archive")
+    with running_orthanc(orthanc, folder / "storage") as url:
+        running = Archive(url, {}, {}, folder / "late")
         for name, make in {**GOOD, **{name: make for name, (make, _) in BAD.items()}}.items():
             source = folder / "series" / name
             write_dicom(source, voxels(), *PLANES["oblique" if name in GOOD else "axial"], SPACING, ORIGIN)
@@ -259,11 +254,8 @@ def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
         running.late.mkdir()
         for index in (6, 7):
             (folder / "series" / f"late_{index}").rename(running.late / f"{index}.dcm")
-        assert orthanc.load(folder / "series", port) == count
+        assert orthanc.load(folder / "series", running.port) == count
         yield running
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")

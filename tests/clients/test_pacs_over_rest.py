@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import nrrd
 import numpy as np
 import pydicom
 import pytest
 import requests
+from answers import read_nrrd, voxel_counts
 from servers import APP, TINY, Server, free_port, python_module, serve
 
 LABELS = "tumour,lung"
@@ -46,8 +46,7 @@ def test_the_viewer_gets_its_mask_in_the_order_of_the_series(server: Server, pac
     for name in ("phantom_3", "phantom_4", "phantom_5"):
         reply = server.infer(pacs.series[name], OHIF, output="image")
         assert reply.ok, reply.text
-        header = nrrd.read_header(io.BytesIO(reply.content))
-        array = nrrd.read_data(header, io.BytesIO(reply.content[reply.content.index(b"\n\n") + 2 :]))
+        _, array = read_nrrd(reply.content)
         assert array.shape == pacs.masks[name].shape
 
 
@@ -83,8 +82,7 @@ def test_an_answer_as_segmentation_needs_no_label_info(server: Server, pacs: Any
     image = pacs.series["phantom_3"]
     reply = server.infer(image, output="dicom_seg")
     as_image = server.infer(image, OHIF, output="image")
-    header = nrrd.read_header(io.BytesIO(as_image.content))
-    mask = nrrd.read_data(header, io.BytesIO(as_image.content[as_image.content.index(b"\n\n") + 2 :]))
+    _, mask = read_nrrd(as_image.content)
     if not mask.any():
         assert reply.status_code == 422
         assert "empty" in reply.json()["detail"]
@@ -92,16 +90,8 @@ def test_an_answer_as_segmentation_needs_no_label_info(server: Server, pacs: Any
     assert reply.headers["content-type"] == "application/dicom"
     stored = pydicom.dcmread(io.BytesIO(reply.content))
     assert stored.ReferencedSeriesSequence[0].SeriesInstanceUID == image
-    names = {segment.SegmentNumber: segment.SegmentLabel for segment in stored.SegmentSequence}
-    counts = dict.fromkeys(names.values(), 0)
-    for frame, groups in zip(
-        stored.pixel_array.reshape(-1, stored.Rows, stored.Columns),
-        stored.PerFrameFunctionalGroupsSequence,
-        strict=True,
-    ):
-        counts[names[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber]] += int(frame.sum())
-    values = {"tumour": 1, "lung": 2}
-    assert counts == {name: int((mask == values[name]).sum()) for name in names.values()}
+    counts, values = voxel_counts(stored), {"tumour": 1, "lung": 2}
+    assert counts == {name: int((mask == values[name]).sum()) for name in counts}
 
 
 def test_the_proxy_keeps_the_query(server: Server, pacs: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import requests
 from builders import real_data, write_identified
+from running_pacs import RunningPACS, running_orthanc
 from servers import ROOT, free_port
 
 from vqseg.data.reading import read_grid, read_image, read_mask
@@ -23,16 +24,13 @@ pytestmark = pytest.mark.data
 @pytest.fixture(scope="module")
 def dicomweb(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Orthanc with the three real series. One lacks its UIDs, without which no PACS takes it: it gets new ones."""
-    folder, port = tmp_path_factory.mktemp("real"), free_port()
+    folder = tmp_path_factory.mktemp("real")
     jpeg2000 = write_identified(real_data("ct_dicom/abdomen_jpeg2000"), folder / "jpeg2000")
-    process = orthanc.start(folder / "storage", port)
-    try:
+    with running_orthanc(orthanc, folder / "storage") as url:
+        running = RunningPACS(url, {}, {})
         for source in (real_data("ct_dicom/lung_cancer_rtstruct"), real_data("ct_dicom/abdomen"), jpeg2000):
-            assert orthanc.load(source, port) > 0
-        yield f"http://127.0.0.1:{port}/dicom-web"
-    finally:
-        process.terminate()
-        process.wait(20)
+            assert orthanc.load(source, running.port) > 0
+        yield running.dicomweb
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pydicom
 import requests
 from numpy.typing import NDArray
+from servers import free_port
 
 
 @dataclass
@@ -17,6 +22,10 @@ class RunningPACS:
     url: str
     series: dict[str, str]
     masks: dict[str, NDArray[np.uint8]]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
 
     @property
     def dicomweb(self) -> str:
@@ -41,3 +50,15 @@ class RunningPACS:
         wanted = {"Level": "Series", "Query": query}
         for one in requests.post(f"{self.url}/tools/find", json=wanted, timeout=30).json():
             requests.delete(f"{self.url}/series/{one}", timeout=30)
+
+
+@contextmanager
+def running_orthanc(orthanc: ModuleType, storage: Path) -> Iterator[str]:
+    """Address of an Orthanc of one's own, started by `apps/pacs/orthanc.py` and stopped at the end."""
+    port = free_port()
+    process = orthanc.start(storage, port)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)

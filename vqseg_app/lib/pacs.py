@@ -30,6 +30,7 @@ _READ_SECONDS = (
     if "MONAI_LABEL_DICOMWEB_READ_TIMEOUT" in settings.model_fields_set
     else 60.0
 )
+UID_PATTERN = r"[0-9.]{1,64}"
 # Else a PACS decompresses JPEG 2000 first, or fails to.
 _AS_STORED = (("application/dicom", "*"),)
 _FOUND_BY = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "StudyDate", "StudyTime", "SeriesDate")

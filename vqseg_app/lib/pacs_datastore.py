@@ -31,7 +31,7 @@ from .arriving_label import read_arriving_label
 from .datastore import check_tag
 from .errors_over_rest import UnknownError
 from .labels import LabelSet
-from .pacs import PACS, PACSError, Series
+from .pacs import PACS, UID_PATTERN, PACSError, Series
 from .pacs_cache import PACSCache
 from .pacs_listing import Listing, PACSListing
 from .pacs_unsent import UnsentMasks
@@ -39,7 +39,6 @@ from .result_files import result_file
 
 logger = logging.getLogger(__name__)
 FINAL = DefaultLabelTag.FINAL.value
-_UID = re.compile(r"[0-9.]{1,64}")  # becomes part of a file's name
 MODALITIES = ("CT", "MR")
 
 
@@ -165,7 +164,7 @@ class PACSStudies(Datastore):
         When it is refused, or the PACS does not take it, the mask is kept aside, and the error names the file.
         """
         check_tag(label_tag)
-        if not _UID.fullmatch(image_id):
+        if not re.fullmatch(UID_PATTERN, image_id):  # it becomes part of a file's name
             raise UnknownError("image", image_id, self.list_images())
         arrived, info = Path(label_filename), dict(label_info or {})
         creator = str(info.get("client_id") or info.get("user") or "")

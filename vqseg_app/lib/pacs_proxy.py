@@ -20,18 +20,16 @@ from monailabel.config import settings
 from vqseg.errors import ConfigError
 
 from .errors_over_rest import UnknownError
-from .pacs import PACSError, answering, session
+from .pacs import UID_PATTERN, PACSError, answering, session
 from .request_rules import AsUser
 
 router = APIRouter()
 # One for all requests: the viewer asks for every slice, and a connection that is open is used again.
 _session = functools.cache(session)
-_SECONDS = (5.0, 60.0)
-_UID = r"[0-9.]{1,64}"
-_INSTANCE = rf"/instances(/{_UID}(/frames/[0-9,]+|/bulk/[\w./-]+)?)?"
+_INSTANCE = rf"/instances(/{UID_PATTERN}(/frames/[0-9,]+|/bulk/[\w./-]+)?)?"
 # QIDO-RS and WADO-RS (DICOM PS3.18, 10.4 and 10.6): reading, nothing else.
 _DICOMWEB = re.compile(
-    rf"(studies|series|instances)|studies/{_UID}(/series(/{_UID}({_INSTANCE})?)?|/instances)?(/metadata|/rendered|/thumbnail)?"
+    rf"(studies|series|instances)|studies/{UID_PATTERN}(/series(/{UID_PATTERN}({_INSTANCE})?)?|/instances)?(/metadata|/rendered|/thumbnail)?"
 )
 _PASSED_ON = ("accept", "range")
 _PASSED_BACK = ("content-type", "content-length", "content-range")
@@ -56,7 +54,7 @@ def read_pacs(request: Request, path: str, user: AsUser) -> StreamingResponse:
     headers["accept-encoding"] = "identity"  # what comes is passed on byte by byte
     with answering(settings.MONAI_LABEL_STUDIES, "send what the viewer asked for"):
         # The query as it came, not decoded and encoded anew.
-        reply = _session().get(address, params=request.url.query, headers=headers, stream=True, timeout=_SECONDS)
+        reply = _session().get(address, params=request.url.query, headers=headers, stream=True)
     passed = {name: reply.headers[name] for name in _PASSED_BACK if name in reply.headers}
     return StreamingResponse(_body(reply), reply.status_code, passed)
 
