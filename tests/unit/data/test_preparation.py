@@ -49,7 +49,8 @@ def test_image_and_mask_stay_aligned(own: tuple[float, ...], wanted: tuple[float
         assert small_image.shape == small_mask.shape == working_shape(shape, own, data)
         centres = [centre_mm(array, extent) for array in (weight, small_image - small_image.min(), small_mask)]
         np.testing.assert_allclose(centres[1], centres[0], atol=0.35 * max(*wanted, *own))
-        np.testing.assert_allclose(centres[2], centres[0], atol=0.35 * max(*wanted, *own))
+        # A mask of few voxels can only be right to half a voxel.
+        np.testing.assert_allclose(centres[2], centres[0], atol=0.5 * max(*wanted, *own))
     assert image.shape == mask.shape
 
 
