@@ -193,6 +193,21 @@ def models(store: Path, action: str, version: str | None) -> None:
             click.echo(f"{store}: holds no trained model yet")
 
 
+@main.command("fetch-foundation")
+@click.argument("name")
+@click.argument("folder", type=_NEW_FOLDER)
+def fetch_foundation(name: str, folder: Path) -> None:
+    """Put the foundation model NAME of the Hugging Face hub, such as facebook/dinov2-small, into FOLDER.
+
+    For machines without internet: fetch it elsewhere, copy the folder, and give it as foundation.name or
+    model.pretrained.
+    """
+    from vqseg.networks.foundation import fetch_foundation as fetch
+
+    fetch(name, folder)
+    click.echo(f"{name} is in {folder}; use it with --set foundation.name={folder}")
+
+
 @main.command()
 def doctor() -> None:
     """Say in words what is installed, which devices there are and what is missing."""

@@ -18,13 +18,16 @@ from vqseg.errors import ConfigError
 __all__ = [
     "Active",
     "Config",
+    "DINOv2",
     "Data",
+    "Foundation",
     "Inference",
     "Loss",
     "Model",
     "Perturbation",
     "Train",
     "Views",
+    "checked",
     "load_config",
     "option_names",
 ]
@@ -88,9 +91,32 @@ class Data(Section):
         return self
 
 
+class DINOv2(Section):
+    """Architecture of a DINOv2 encoder (Oquab et al., arXiv 2304.07193), under the names that transformers gives it."""
+
+    hidden_size: int = Field(384, ge=1, description="channels of a token")
+    num_hidden_layers: int = Field(12, ge=4, description="layers; four of them, evenly spread, are levels")
+    num_attention_heads: int = Field(6, ge=1)
+    mlp_ratio: int = Field(4, ge=1)
+    patch_size: int = Field(14, ge=1, description="pixels along one token")
+    image_size: int = Field(518, ge=1, description="pixels for which the position embeddings were learnt")
+    num_channels: int = Field(3, ge=1, description="the one channel of an image is repeated")
+    use_swiglu_ffn: bool = False
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> DINOv2:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        return self
+
+
 class Model(Section):
     """The network. Level 0 has the image's resolution, each further level half of the one before."""
 
+    backbone: Literal["conv", "dinov2"] = Field("conv", description="encoder: convolutions, or DINOv2 (2D only)")
+    pretrained: str = Field("", description="dinov2 only: hub name or folder of the weights to start from")
+    dinov2: DINOv2 | None = Field(None, description="dinov2 only; none: as the weights of `pretrained` say")
+    quantized: bool | None = Field(None, description="vector quantisation; none: as the training method asks")
     channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="feature channels of each level")
     first_quantized_level: int = Field(
         1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders at all"
@@ -101,7 +127,14 @@ class Model(Section):
     @property
     def stride(self) -> int:
         """Voxels of the image along one element of the coarsest level."""
+        if self.backbone == "dinov2":
+            return (self.dinov2 or DINOv2()).patch_size
         return 2 ** (len(self.channels) - 1)
+
+    @property
+    def finest_stride(self) -> int:
+        """Voxels of the image along one element of the finest quantised level."""
+        return self.stride if self.backbone == "dinov2" else 2**self.first_quantized_level
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Model:
@@ -109,20 +142,43 @@ class Model(Section):
             raise ValueError("channels needs positive numbers")
         if self.first_quantized_level >= len(self.channels):
             raise ValueError(f"first_quantized_level must be below {len(self.channels)}, the number of levels")
+        if self.backbone == "dinov2" and not self.pretrained and self.dinov2 is None:
+            raise ValueError("backbone dinov2 needs `pretrained`, a folder or a hub name such as facebook/dinov2-small")
+        if self.backbone != "dinov2" and (self.pretrained or self.dinov2):
+            raise ValueError("`pretrained` and `dinov2` have a meaning with backbone dinov2 only")
         return self
 
 
 class Perturbation(Section):
-    """QPM, the quantised perturbation of codebook indices."""
+    """What the features of the unlabelled weak view go through before they are decoded."""
 
-    rate: float = Field(0.7, ge=0, le=1, description="probability eps that a code is replaced")
+    kind: Literal["qpm", "dropout"] = Field(
+        "qpm", description="quantised perturbation of codebook indices, or dropout of feature channels in its place"
+    )
+    dropout_rate: float = Field(0.5, ge=0, lt=1, description="probability that a feature channel is dropped")
+    rate: float = Field(0.7, ge=0, le=1, description="QPM's probability eps that a code is replaced")
     replacement_codes: float = Field(
         16.0, ge=1, description="effective number (perplexity) of codes that replace one code; at most K - 1"
     )
 
 
+class Foundation(Section):
+    """The frozen foundation model that guides the codes (PFA)."""
+
+    name: str = Field("none", description="hub name or folder of a DINOv2-like transformers model; none: no guidance")
+    size: int = Field(224, ge=16, description="pixels along the sides of a slice as the foundation model sees it")
+    slice_axis: int | None = Field(
+        None, ge=0, le=2, description="axis along which it sees slices; none: that of the 2D network, or the coarsest"
+    )
+    temperature: float = Field(0.07, gt=0, description="temperature tau of the patch-wise InfoNCE")
+
+    @property
+    def in_use(self) -> bool:
+        return self.name != "none"
+
+
 class Loss(Section):
-    """Weights of the terms; the first three names are those of the paper."""
+    """Weights of the terms."""
 
     segmentation: Literal["dice_ce", "dice_balanced_ce", "ce"] = Field(
         "dice_ce",
@@ -130,6 +186,11 @@ class Loss(Section):
     )
     reconstruction: float = Field(1.0, ge=0, description="weight of the L1 image reconstruction")
     unlabelled: float = Field(1.0, ge=0, description="lambda_u: weight of the unlabelled terms")
+    perturbed: float = Field(1.0, ge=0, description="weight of the perturbed weak view among the unlabelled terms")
+    strong: float = Field(1.0, ge=0, description="weight of the strong view among the unlabelled terms")
+    copy_paste: float = Field(0.5, ge=0, description="weight of the pseudo-labelled part of a copy-pasted image (BCP)")
+    largest_component: bool = Field(True, description="BCP keeps the largest component of a structure's pseudo-label")
+    alignment: float = Field(5.0, ge=0, description="lambda_a: weight of the alignment with the foundation model")
     codebook: float = Field(1.0, ge=0, description="weight of the codebook loss")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment loss within the codebook loss")
     confidence: float = Field(0.99, ge=0, lt=1, description="confidence of the teacher below which a voxel is skipped")
@@ -150,6 +211,7 @@ class Views(Section):
     noise: float = Field(0.2, ge=0, description="largest standard deviation of added noise")
     blur: float = Field(0.7, ge=0, description="largest blur beyond 0.3, voxels")
     cutmix: float = Field(0.5, ge=0, le=1, description="probability of CutMix in the strong view")
+    copy_paste: float = Field(2 / 3, gt=0, lt=1, description="side of the box that BCP pastes, share of the patch")
 
 
 class Train(Section):
@@ -161,6 +223,7 @@ class Train(Section):
         2, ge=1, description="unlabelled patches a step, each in one weak and one strong view"
     )
     learning_rate: float = Field(2e-3, gt=0, description="AdamW's peak learning rate")
+    pretrained_rate: float = Field(0.025, gt=0, description="learning rate of a pretrained encoder relative to it")
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(50, ge=0, description="steps of linear learning-rate warm-up")
     supervised_share: float = Field(
@@ -174,6 +237,7 @@ class Train(Section):
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed from which every draw follows")
     mixed_precision: bool | None = Field(None, description="bfloat16 autocast; none: where the processor has it")
+    compile: bool | None = Field(None, description="torch.compile of encoder and decoders; none: on a CUDA device")
 
 
 class Inference(Section):
@@ -196,6 +260,7 @@ class Config(Section):
     data: Data = Data()
     model: Model = Model()
     perturbation: Perturbation = Perturbation()
+    foundation: Foundation = Foundation()
     loss: Loss = Loss()
     views: Views = Views()
     train: Train = Train()
@@ -205,6 +270,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
         patch, stride, dims = self.data.patch_size, self.model.stride, self.data.spatial_dims
+        if self.model.backbone == "dinov2":
+            if dims == 3:
+                raise ValueError("model.backbone dinov2 sees slices; set data.spatial_dims to 2")
+            if self.model.dinov2 is None:
+                return self  # its stride is not known before the weights were looked at
         if patch is not None and any(size % stride for size in patch):
             raise ValueError(
                 f"data.patch_size {patch} must hold multiples of {stride}, for {stride} voxels are one "
@@ -238,6 +308,11 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
         if key not in option_names():
             raise ConfigError(f"unknown option {key!r}; known options: {', '.join(option_names())}")
         settings.setdefault(section, {})[name] = _parse(key, value)
+    return checked(settings)
+
+
+def checked(settings: Mapping[str, Any]) -> Config:
+    """The configuration with these sections. Raises `ConfigError` with the key and the reason."""
     try:
         return Config.model_validate(settings)
     except ValidationError as error:

@@ -11,7 +11,19 @@ import vqseg
 
 __all__ = ["Finding", "report"]
 
-_NEEDED = ("torch", "monai", "numpy", "scipy", "nibabel", "SimpleITK", "safetensors", "pydantic", "filelock", "psutil")
+_NEEDED = (
+    "torch",
+    "monai",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "SimpleITK",
+    "safetensors",
+    "transformers",
+    "pydantic",
+    "filelock",
+    "psutil",
+)
 _SERVER = ("monailabel", "pydicom", "fastapi")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["codebook_loss", "reconstruction_loss", "segmentation_loss"]
+__all__ = ["alignment_loss", "codebook_loss", "reconstruction_loss", "segmentation_loss"]
 
 _SMOOTH = 1e-5
 
@@ -38,6 +38,23 @@ def reconstruction_loss(reconstruction: Tensor, image: Tensor) -> Tensor:
 def codebook_loss(tokens: Tensor, codes: Tensor, *, commitment: float) -> Tensor:
     """|sg[z] - q|^2 + commitment |z - sg[q]|^2 as means (van den Oord et al., arXiv 1711.00937, eq. 3)."""
     return functional.mse_loss(codes, tokens.detach()) + commitment * functional.mse_loss(tokens, codes.detach())
+
+
+def alignment_loss(features: Tensor, guide: Tensor, temperature: float, slice_axis: int | None = None) -> Tensor:
+    """Patch-wise InfoNCE, -mean_i log softmax_j(cos(f_i, g_j) / temperature)_i over the positions of one image (PFA).
+
+    `features` and `guide` (B, C, *grid); with `slice_axis`, positions of one slice along this axis of a 3D grid.
+    """
+    first, second = (_positions(array.float(), slice_axis) for array in (features, guide))
+    similarity = functional.normalize(first, dim=2) @ functional.normalize(second, dim=2).transpose(1, 2)
+    return -(similarity / temperature).log_softmax(2).diagonal(dim1=1, dim2=2).mean()
+
+
+def _positions(array: Tensor, slice_axis: int | None) -> Tensor:
+    """(B, C, *grid) as (images or slices, positions, C)."""
+    if slice_axis is not None:
+        array = array.movedim(slice_axis + 2, 1).flatten(0, 1)
+    return array.flatten(2).transpose(1, 2)
 
 
 def _mean_over_classes(voxelwise: Tensor, target: Tensor, weight: Tensor, classes: int) -> Tensor:

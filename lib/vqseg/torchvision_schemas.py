@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from types import ModuleType
 
 import torch
+
+__all__ = ["define_missing_schemas", "import_transformers"]
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -32,6 +35,16 @@ def define_missing_schemas() -> bool:
         if not hasattr(torch.ops.torchvision, name):
             _kept[0].define(schema)
     return True
+
+
+def import_transformers() -> ModuleType:
+    """The package transformers. It takes seconds to import, so only what needs it asks for it."""
+    define_missing_schemas()
+    import transformers
+
+    # Its bars for weights that load in a second would stand between the lines of a log.
+    transformers.utils.logging.disable_progress_bar()
+    return transformers
 
 
 def _loads() -> bool:

@@ -13,6 +13,6 @@ from pathlib import Path
 if importlib.util.find_spec("vqseg") is None:
     sys.path.append(str(Path(__file__).resolve().parents[2] / "lib"))
 
-from .torchvision_schemas import define_missing_schemas
+from vqseg.torchvision_schemas import define_missing_schemas
 
 define_missing_schemas()

@@ -83,8 +83,11 @@ class NextStudy(Strategy):
         """The strategy to use, the code usage it needs, and what the client should know about it."""
         if not STRATEGIES[self.name].needs_usage:
             return self.name, PoolUsage(), ""
-        if self._live.version() is None:
+        version = self._live.version()
+        if version is None:
             return UNIFORM, PoolUsage(), f"there is no trained model yet: chosen by {UNIFORM} instead of {self.name}"
+        if version.config.model.quantized is False:
+            return UNIFORM, PoolUsage(), f"the live model has no codebook: chosen by {UNIFORM} instead of {self.name}"
         pool = usage_of(studies, datastore, self._live, self._usage, self._seconds)
         notes = []
         if pool.missing:

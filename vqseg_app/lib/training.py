@@ -14,9 +14,9 @@ from vqseg.config import Config, option_names
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError
+from vqseg.training.methods import METHODS
 from vqseg.training.run import train
 from vqseg.training.status import read_status
-from vqseg.training.step import METHODS
 
 from .errors_over_rest import ConflictError, UnknownError
 from .labels import FINAL, check_stored_names
@@ -26,6 +26,8 @@ from .pacs_datastore import PACSStudies
 
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
 _OWN = ("method", "device")
+# What a request says must not reach the file system or the internet.
+_ON_START_ONLY = ("foundation.name", "model.pretrained")
 # Added by the clients and by MONAI Label 0.8.5 itself on the way to the child process.
 _OF_MONAI_LABEL = ("model", "name", "client_id", "gpus", "multi_gpu", "local_rank", "run_sync", "enqueue")
 
@@ -62,6 +64,8 @@ class VQSegTraining(TrainTask):
         known = [*_SHORT, *_OWN, *option_names()]
         overrides = {}
         for key, value in request.items():
+            if key in _ON_START_ONLY:
+                raise ConfigError(f"{key} names files on the server; it can be given on start only, with --conf")
             if key in _SHORT or key in option_names():
                 overrides[_SHORT.get(key, key)] = value
             elif key not in _OWN and key not in _OF_MONAI_LABEL:

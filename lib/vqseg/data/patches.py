@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vqseg.config import Data
+from vqseg.data.guidance import Guidance, sample_guide
 from vqseg.data.preparation import PreparedStudy
 from vqseg.randomness import numpy_generator, seed_for
 
@@ -23,22 +24,27 @@ _FOREGROUND_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Batch:
-    """`image` float32 (B, 1, *spatial); `label` int64 (B, *spatial), none for unlabelled patches."""
+    """`image` float32 (B, 1, *spatial); `label` int64 (B, *spatial), none for unlabelled patches; `guide` float32
+    (B, C, *grid), the foundation model's features, or none."""
 
     image: Tensor
     label: Tensor | None
+    guide: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.image.to(device), None if self.label is None else self.label.to(device))
+        label, guide = (array if array is None else array.to(device) for array in (self.label, self.guide))
+        return Batch(self.image.to(device), label, guide)
 
 
 class PatchDataset(Dataset):
     """One random patch of a study for each (index, seed); reads only the patch from disk."""
 
-    def __init__(self, studies: Sequence[PreparedStudy], data: Data, *, labelled: bool) -> None:
+    def __init__(
+        self, studies: Sequence[PreparedStudy], data: Data, guidance: Guidance | None = None, *, labelled: bool
+    ) -> None:
         assert data.patch_size is not None, "the configuration has not been planned"
         self.studies, self.labelled, self.slice_axis = list(studies), labelled, data.slice_axis
-        self.size = list(data.patch_size)
+        self.size, self.guidance = list(data.patch_size), guidance
         if data.spatial_dims == 2:
             assert data.slice_axis is not None
             self.size.insert(data.slice_axis, 1)
@@ -52,16 +58,28 @@ class PatchDataset(Dataset):
         image = np.load(study.image, mmap_mode="r", allow_pickle=False)
         if not self.labelled:
             start = draw_start(image.shape, self.size, generator)
-            return Batch(self._tensor(crop(image, start, self.size)).float()[None], None)
+            return Batch(self._image(image, start), None, self._guide(study, image.shape, start))
         assert study.label is not None
         assert study.foreground is not None
         foreground = np.load(study.foreground, allow_pickle=False)
         start = draw_start(image.shape, self.size, generator, foreground)
         mask = np.load(study.label, mmap_mode="r", allow_pickle=False)
-        return Batch(
-            self._tensor(crop(image, start, self.size)).float()[None],
-            self._tensor(crop(mask, start, self.size, fill=0)).long(),
-        )
+        label = self._tensor(crop(mask, start, self.size, fill=0)).long()
+        return Batch(self._image(image, start), label, self._guide(study, image.shape, start))
+
+    def _image(self, image: NDArray, start: NDArray[np.int64]) -> Tensor:
+        return self._tensor(crop(image, start, self.size)).float()[None]
+
+    def _guide(self, study: PreparedStudy, shape: tuple[int, ...], start: NDArray[np.int64]) -> Tensor | None:
+        if self.guidance is None:
+            return None
+        assert study.guide is not None
+        grid, axis = list(self.guidance.grid), self.guidance.slice_axis
+        if self.slice_axis is not None:
+            grid.insert(axis, 1)
+        features = np.load(study.guide, mmap_mode="r", allow_pickle=False)
+        sampled = sample_guide(features, shape, start, self.size, grid, axis)
+        return sampled if self.slice_axis is None else sampled.squeeze(axis + 1)
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(array if self.slice_axis is None else array.squeeze(self.slice_axis))
@@ -98,13 +116,14 @@ def patch_loader(
     batch: int,
     steps: range,
     seed: int,
+    guidance: Guidance | None = None,
     *,
     labelled: bool,
 ) -> Iterator[Batch]:
-    """One batch for each of `steps`."""
+    """One batch for each of `steps`, with the foundation model's features where there is `guidance`."""
     key = (seed, "labelled" if labelled else "unlabelled")
     sampler = StepSampler(len(studies), batch, steps.start, steps.stop, *key)
-    dataset = PatchDataset(studies, data, labelled=labelled)
+    dataset = PatchDataset(studies, data, guidance, labelled=labelled)
     return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=_collate))
 
 
@@ -139,4 +158,9 @@ def crop(
 
 def _collate(patches: list[Batch]) -> Batch:
     labels = [patch.label for patch in patches if patch.label is not None]
-    return Batch(torch.stack([patch.image for patch in patches]), torch.stack(labels) if labels else None)
+    guides = [patch.guide for patch in patches if patch.guide is not None]
+    return Batch(
+        torch.stack([patch.image for patch in patches]),
+        torch.stack(labels) if labels else None,
+        torch.stack(guides) if guides else None,
+    )

@@ -32,13 +32,15 @@ _FOREGROUND_VOXELS = 2000
 class PreparedStudy:
     """Paths of memory-mappable arrays on the working grid.
 
-    `image` float16 (X, Y, Z); `label` uint8 (X, Y, Z) and `foreground` int32 (n, 4), rows of value, x, y, z, or none.
+    `image` float16 (X, Y, Z); `label` uint8 (X, Y, Z) and `foreground` int32 (n, 4), rows of value, x, y, z, or none;
+    `guide` float16 (slices, C, h, w), features of the foundation model, or none.
     """
 
     study: Study
     image: Path
     label: Path | None
     foreground: Path | None
+    guide: Path | None = None
 
 
 def working_shape(shape: tuple[int, ...], spacing: tuple[float, ...], data: Data) -> tuple[int, ...]:

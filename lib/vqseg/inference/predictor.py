@@ -18,8 +18,9 @@ from vqseg.data.plan import more_than_one_element
 from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
+from vqseg.networks.build import build_network
 from vqseg.networks.mirroring import segment_mirrored
-from vqseg.networks.vqseg import VQSeg
+from vqseg.networks.network import Network
 from vqseg.store import find_version, load_weights
 
 __all__ = ["Prediction", "Predictor"]
@@ -32,7 +33,8 @@ _SLICES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class Prediction:
-    """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes; `seconds` by part."""
+    """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes, all 0 for a
+    network without a codebook; `seconds` by part."""
 
     mask: NDArray[np.uint8]
     usage: NDArray[np.int64]
@@ -48,7 +50,7 @@ class _Scores:
 class Predictor:
     """A network ready to segment. It never changes the network, so threads may share it; they take turns."""
 
-    def __init__(self, network: VQSeg, config: Config, device: torch.device, version: str = "") -> None:
+    def __init__(self, network: Network, config: Config, device: torch.device, version: str = "") -> None:
         self.network = network.to(device).eval()
         self.config, self.device, self.version = config, device, version
         self._turn = threading.Lock()
@@ -57,7 +59,7 @@ class Predictor:
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
         """Load the live model of a run or a store, or one version. Raises `ModelError`."""
         version = find_version(folder)
-        network = VQSeg(version.config)
+        network = build_network(version.config)
         load_weights(network, version)
         return cls(network, version.config, choose_device(device), version.name)
 
@@ -91,7 +93,8 @@ class Predictor:
 
         def segment(window: Tensor) -> Tensor:
             found = segment_mirrored(self.network, window, mirrored)
-            usage.add_(torch.bincount(found.indices.flatten(), minlength=len(usage)))
+            if found.indices is not None:
+                usage.add_(torch.bincount(found.indices.flatten(), minlength=len(usage)))
             return found.probability
 
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vqseg.networks.vqseg import VQSeg
+from vqseg.networks.network import Network
 
 __all__ = ["Segmentation", "segment_mirrored"]
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """`probability` float32 (B, L + 1, *spatial); `indices` (B, N), the codes of the image that is not mirrored."""
+    """`probability` float32 (B, L + 1, *spatial); `indices` (B, N), the codes of the image that is not
+    mirrored, or none without a codebook."""
 
     probability: Tensor
-    indices: Tensor
+    indices: Tensor | None
 
 
-def segment_mirrored(network: VQSeg, image: Tensor, axes: Sequence[int]) -> Segmentation:
+def segment_mirrored(network: Network, image: Tensor, axes: Sequence[int]) -> Segmentation:
     """Segment `image` (B, 1, *spatial) as it is and mirrored along each of the spatial `axes` in turn."""
     output = network(image)
     probability = output.logits.float().softmax(1)

@@ -13,17 +13,34 @@ number of replacement codes, the perplexity exp(H) of pi(. | i) given a replacem
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["QPM", "draw_replacements", "fit_temperature", "kernel_logits"]
+__all__ = [
+    "QPM",
+    "Strength",
+    "draw_replacements",
+    "effective_codes",
+    "fit_temperature",
+    "kernel_logits",
+    "kl_from_uniform",
+]
 
 # Below this rate of acceptance further rounds of proposals cost more than computing the whole kernel.
 _LEAST_ACCEPTANCE = 0.01
 _WEIGHTS_AT_A_TIME = 2**24
 _BLOCK = 128
 _CALIBRATION_CODES = 256
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strongly QPM perturbs: the effective number of codes that replace one, and KL(P || Q) in nats."""
+
+    replacement_codes: float
+    kl_from_uniform: float
 
 
 class QPM(nn.Module):
@@ -44,6 +61,15 @@ class QPM(nn.Module):
     def calibrate(self, codebook: Tensor) -> None:
         """Fit the temperature to `codebook` (K, D)."""
         self.temperature.fill_(fit_temperature(codebook, self.replacement_codes))
+
+    def strength(self, codebook: Tensor) -> Strength:
+        """Strength on `codebook` (K, D) with the temperature in use, which may be some steps old."""
+        if self.temperature.isnan():
+            self.calibrate(codebook)
+        temperature = float(self.temperature)
+        return Strength(
+            effective_codes(codebook, temperature), kl_from_uniform(codebook.float(), self.rate, temperature)
+        )
 
     def forward(self, indices: Tensor, codebook: Tensor, generator: torch.Generator) -> Tensor:
         """Perturbed copy of `indices`, of any shape."""
@@ -90,6 +116,17 @@ def kernel_logits(codes: Tensor, codebook: Tensor, temperature: float) -> Tensor
 def effective_codes(codebook: Tensor, temperature: float) -> float:
     """Effective number of replacement codes exp(mean_i H(pi(. | i))), over an even sample of the codes i."""
     return math.exp(_mean_entropy(_sampled_distances(codebook), temperature))
+
+
+@torch.no_grad()
+def kl_from_uniform(codebook: Tensor, rate: float, temperature: float) -> float:
+    """KL(P || Q) = -(1 / K) sum_j ln(K Q_j) with P = 1 / K and Q_j = sum_i pi(j | i) / K (arXiv 2601.10124, QPM)."""
+    size = len(codebook)
+    received = torch.zeros(size, dtype=torch.float64, device=codebook.device)
+    for codes in torch.arange(size, device=codebook.device).split(max(1, _WEIGHTS_AT_A_TIME // size)):
+        received += kernel_logits(codes, codebook, temperature).softmax(1).sum(0)
+    # A code that nothing else is replaced by is not quite unreachable; its weight only fell below the smallest number.
+    return -((1 - rate) + rate * received).clamp(min=1e-300).log().mean().item()
 
 
 @torch.no_grad()

@@ -13,8 +13,10 @@ from torch.nn import functional
 
 __all__ = ["Quantized", "SimVQ", "nearest_codes"]
 
-# Bound on the token-code scores held at a time: 2^22 float32 values are 16 MiB.
-_SCORES_AT_A_TIME = 2**22
+# Bound on the token-code scores held at a time. On a processor they stay in its cache (1 MiB): three times as fast as
+# with 16 MiB. On a GPU fewer and larger products are faster.
+_SCORES_AT_A_TIME = {"cpu": 2**18}
+_SCORES_ELSEWHERE = 2**26
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,6 @@ def nearest_codes(tokens: Tensor, codebook: Tensor) -> Tensor:
         # The offset is one more dimension of the product: adding it afterwards would cost another pass over the scores.
         extended = torch.cat([codebook, codebook.square().sum(1, keepdim=True) / -2], 1).float()
         tokens = functional.pad(tokens.float(), (0, 1), value=1.0)
-        rows = max(1, _SCORES_AT_A_TIME // len(codebook))
+        rows = max(1, _SCORES_AT_A_TIME.get(tokens.device.type, _SCORES_ELSEWHERE) // len(codebook))
         parts = [(chunk @ extended.T).argmax(1) for chunk in tokens.split(rows)]
     return torch.cat(parts)

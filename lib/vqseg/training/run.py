@@ -22,6 +22,7 @@ import torch
 
 import vqseg
 from vqseg.config import Config
+from vqseg.data.guidance import Guidance, guide_study, plan_guidance
 from vqseg.data.plan import plan
 from vqseg.data.preparation import PreparedStudy, prepare_study
 from vqseg.data.reading import read_grid, read_mask
@@ -31,10 +32,11 @@ from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError, VQSegError
 from vqseg.files import remove_leftovers, sha256
 from vqseg.inference.predictor import Predictor
+from vqseg.networks.foundation import FoundationModel
 from vqseg.store import ModelStore, ModelVersion
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vqseg.training.methods import METHODS
 from vqseg.training.status import StatusFile, read_status
-from vqseg.training.step import METHODS
 from vqseg.training.trainer import TrainedStep, Trainer
 from vqseg.training.validation import ValidationScore, validate
 
@@ -140,7 +142,8 @@ class _Run:
         if not training:
             raise TrainingError("no labelled study can be trained on; label at least one study first")
         images = unlabelled or [replace(p, label=None, foreground=None) for p in training]
-        self.trainer = Trainer(self.config, self.method, training, images, self.device)
+        training, images, guidance = self._guided(training, images)
+        self.trainer = Trainer(self.config, self.method, training, images, self.device, guidance)
         self.manifest = self._manifest(training, images)
         self._start(checkpoint)
         self.begin = time.monotonic()
@@ -164,7 +167,8 @@ class _Run:
     def _plan(self, studies: Sequence[Study]) -> Config:
         if not studies:
             raise DataError("no study has an image that can be read; see left_out in the status")
-        return plan(self.requested, [read_grid(study.image) for study in studies])
+        grids = [read_grid(study.image) for study in studies]
+        return plan(self.requested, grids, quantized=METHODS[self.method].quantized)
 
     def _readable(self, studies: list[Study]) -> list[Study]:
         readable = []
@@ -193,6 +197,21 @@ class _Run:
                 continue
             (labelled if prepared.label else unlabelled).append(prepared)
         return labelled, unlabelled
+
+    def _guided(
+        self, training: list[PreparedStudy], images: list[PreparedStudy]
+    ) -> tuple[list[PreparedStudy], list[PreparedStudy], Guidance | None]:
+        """The studies with the foundation model's features, where the settings ask for its guidance."""
+        if not self.config.foundation.in_use:
+            return training, images, None
+        model = FoundationModel.load(self.config.foundation.name, self.device)
+        begin, guided = time.monotonic(), []
+        studies = [*training, *images]
+        for number, prepared in enumerate(studies, 1):
+            self._report(message=f"foundation model: study {number} of {len(studies)}")
+            guided.append(guide_study(prepared, model, self.config, self.cache))
+        self.status.event("guided", studies=len(studies), seconds=round(time.monotonic() - begin, 1))
+        return guided[: len(training)], guided[len(training) :], plan_guidance(self.config, model)
 
     def leave_out(self, study: str, reason: str) -> None:
         self.left_out.append({"id": study, "reason": reason})
@@ -309,7 +328,7 @@ class _Run:
             step=done.step,
             losses=done.losses,
             published=published and published.name,
-            codes_in_use=int((self.trainer.student.quantizer.usage > 0).sum()),
+            **self.trainer.student.codebook_report(),
             **score.as_dict(),
         )
         self.status.write(validation=score.as_dict(), **({"live": published.name} if published else {}))

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from vqseg.config import Config
+from vqseg.data.guidance import Guidance
 from vqseg.data.patches import Batch, patch_loader
 from vqseg.data.preparation import PreparedStudy
 from vqseg.devices import has_fast_bfloat16
 from vqseg.errors import TrainingError
-from vqseg.networks.vqseg import VQSeg
+from vqseg.networks.build import build_network
+from vqseg.networks.foundation import load_backbone_weights
 from vqseg.randomness import seed_for, torch_generator
 from vqseg.training.checkpoint import Checkpoint
-from vqseg.training.step import METHODS, StepInputs, Unlabelled
+from vqseg.training.methods import METHODS
+from vqseg.training.step import StepInputs, Unlabelled
 from vqseg.training.teacher import make_teacher, teacher_decay, update_teacher
 from vqseg.training.views import Geometry, apply_geometry, apply_intensity, draw_geometry, draw_intensity
 
@@ -39,7 +42,8 @@ class TrainedStep:
 class Trainer:
     """Student, teacher, optimiser and batches of one training.
 
-    Args: `config` planned; `labelled` and `unlabelled` prepared studies; `method` a name of `METHODS`.
+    Args: `config` planned; `labelled` and `unlabelled` prepared studies; `method` a name of `METHODS`; with `guidance`
+    the studies have the foundation model's features.
     """
 
     def __init__(
@@ -49,19 +53,25 @@ class Trainer:
         labelled: list[PreparedStudy],
         unlabelled: list[PreparedStudy],
         device: torch.device,
+        guidance: Guidance | None = None,
     ) -> None:
         self.config, self.device, self.step = config, device, 0
-        self.labelled, self.unlabelled = labelled, unlabelled
-        self.method = METHODS[method](config)
+        self.labelled, self.unlabelled, self.guidance = labelled, unlabelled, guidance
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.train.seed, "weights"))
-            self.student = VQSeg(config).to(device)
+            self.student = build_network(config).to(device)
+            self.method = METHODS[method](config, guidance).to(device)
+        if config.model.pretrained:
+            load_backbone_weights(self.student.encoder, config.model.pretrained)
         self.teacher = make_teacher(self.student)
         self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+            self._parameter_groups(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
         )
-        wanted = config.train.mixed_precision
-        self.autocast = has_fast_bfloat16(device) if wanted is None else wanted
+        train = config.train
+        self.autocast = has_fast_bfloat16(device) if train.mixed_precision is None else train.mixed_precision
+        if device.type == "cuda" if train.compile is None else train.compile:
+            for part in (self.student, self.teacher):
+                part.compile_parts()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,7 +90,7 @@ class Trainer:
             self._need_finite(total, "loss", losses)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.config.train.clip_gradient)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.train.clip_gradient)
             self._need_finite(norm, "gradient", losses)
             self.optimizer.step()
             self.step += 1
@@ -89,7 +99,7 @@ class Trainer:
 
     def checkpoint(self, **state: Any) -> Checkpoint:
         """Everything from which the training continues as if it had never stopped."""
-        state = {"optimizer": self.optimizer.state_dict(), **state}
+        state = {"optimizer": self.optimizer.state_dict(), "method": self.method.state_dict(), **state}
         return Checkpoint(self.step, self.student.state_dict(), self.teacher.state_dict(), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -97,7 +107,23 @@ class Trainer:
         self.step = checkpoint.step
         self.student.load_state_dict(checkpoint.student)
         self.teacher.load_state_dict(checkpoint.teacher)
+        self.method.load_state_dict(checkpoint.state["method"])
         self.optimizer.load_state_dict(checkpoint.state["optimizer"])
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.student.parameters(), *self.method.parameters()]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """A pretrained encoder learns more slowly than what begins at random (arXiv 2601.10124: a fortieth)."""
+        if not self.config.model.pretrained:
+            return [{"params": self._parameters(), "relative_rate": 1.0}]
+        slow = list(self.student.encoder.parameters())
+        known = {id(parameter) for parameter in slow}
+        rest = [parameter for parameter in self._parameters() if id(parameter) not in known]
+        return [
+            {"params": rest, "relative_rate": 1.0},
+            {"params": slow, "relative_rate": self.config.train.pretrained_rate},
+        ]
 
     @property
     def _unlabelled_in_use(self) -> bool:
@@ -106,20 +132,24 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[Batch, Batch | None]]:
         train, data = self.config.train, self.config.data
         steps = range(self.step, train.steps)
-        labelled = patch_loader(self.labelled, data, train.labelled_batch, steps, train.seed, labelled=True)
+        labelled = patch_loader(
+            self.labelled, data, train.labelled_batch, steps, train.seed, self.guidance, labelled=True
+        )
         if not self._unlabelled_in_use:
             yield from ((batch, None) for batch in labelled)
             return
         # Without weight in the loss they need not be read.
         first = max(self.step, self._supervised_steps)
         weighted = range(first, train.steps)
-        unlabelled = patch_loader(self.unlabelled, data, train.unlabelled_batch, weighted, train.seed, labelled=False)
+        unlabelled = patch_loader(
+            self.unlabelled, data, train.unlabelled_batch, weighted, train.seed, self.guidance, labelled=False
+        )
         yield from zip(labelled, itertools.chain(itertools.repeat(None, first - self.step), unlabelled), strict=True)
 
     def _losses(self, labelled: Batch, unlabelled: Batch | None) -> dict[str, Tensor]:
         seed = (self.config.train.seed, "step", self.step)
         if self.step % _CALIBRATE_EVERY == 0:
-            self.student.qpm.calibrate(self.student.quantizer.codebook())
+            self.student.calibrate()
         self.student.train()
         inputs = StepInputs(
             student=self.student,
@@ -127,10 +157,7 @@ class Trainer:
             labelled=self._labelled_view(labelled.to(self.device), torch_generator(*seed, "labelled")),
             unlabelled=None
             if unlabelled is None
-            else Unlabelled(
-                unlabelled.to(self.device).image,
-                self._draw_geometry(len(unlabelled.image), torch_generator(*seed, "unlabelled")),
-            ),
+            else self._unlabelled_patches(unlabelled.to(self.device), torch_generator(*seed, "unlabelled")),
             ramp=self._ramp(),
             generator=torch_generator(*seed, "method"),
         )
@@ -160,7 +187,11 @@ class Trainer:
         return Batch(
             apply_intensity(apply_geometry(batch.image, geometry), intensity),
             apply_geometry(batch.label, geometry, classes=len(self.config.data.labels) + 1),
+            batch.guide if batch.guide is None else apply_geometry(batch.guide, geometry),
         )
+
+    def _unlabelled_patches(self, batch: Batch, generator: torch.Generator) -> Unlabelled:
+        return Unlabelled(batch.image, self._draw_geometry(len(batch.image), generator), batch.guide)
 
     def _draw_geometry(self, count: int, generator: torch.Generator) -> Geometry:
         return draw_geometry(count, self._extent(), self.config.views, generator)
@@ -179,7 +210,7 @@ class Trainer:
         warmup = min(1.0, (self.step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
         rate = train.learning_rate * warmup * (1 - self.step / train.steps) ** train.poly_power
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["relative_rate"]
 
 
 # The codebook moves slowly; its scale is followed closely enough at this many steps.

@@ -57,7 +57,7 @@ def test_the_table_is_frozen_and_the_map_learns():
 
 @pytest.mark.parametrize("scores", [1, 64, 2**22])
 def test_chunks_do_not_change_the_nearest_code(monkeypatch, scores):
-    monkeypatch.setattr(module, "_SCORES_AT_A_TIME", scores)
+    monkeypatch.setattr(module, "_SCORES_AT_A_TIME", {"cpu": scores})
     tokens, codebook = torch.randn(100, 6), torch.randn(32, 6)
     expected = torch.cdist(tokens.double(), codebook.double()).argmin(1)
     assert torch.equal(nearest_codes(tokens, codebook), expected)

@@ -21,7 +21,7 @@ class BrightIsForeground(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         none = torch.zeros(len(image), 1, dtype=torch.int64)
-        return Output(torch.cat([-40 * image, 40 * image], 1), None, none, none[..., None], none[..., None])
+        return Output(torch.cat([-40 * image, 40 * image], 1), None, indices=none)
 
 
 class LeftIsForeground(BrightIsForeground):
@@ -71,7 +71,7 @@ def test_unsure_voxels_do_not_count(dims: int) -> None:
     class Unsure(BrightIsForeground):
         def forward(self, image: Tensor) -> Output:
             output = super().forward(image)
-            return Output(output.logits / 1000, None, output.indices, output.tokens, output.codes)
+            return Output(output.logits / 1000, None, indices=output.indices)
 
     still = geometry(dims, Views(rotation=0, scale=0, shift=0, elastic=0))
     unlabelled = Unlabelled(patches(dims), still)
