@@ -102,6 +102,9 @@ class DINOv2(Section):
     image_size: int = Field(518, ge=1, description="pixels for which the position embeddings were learnt")
     num_channels: int = Field(3, ge=1, description="the one channel of an image is repeated")
     use_swiglu_ffn: bool = False
+    qkv_bias: bool = True
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = Field(1e-6, gt=0)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> DINOv2:
@@ -123,6 +126,9 @@ class Model(Section):
     )
     codebook_size: int = Field(1024, ge=2, le=65536, description="number of codes K")
     code_dim: int = Field(8, ge=1, description="dimension D of a code")
+    code_groups: int | None = Field(
+        1, ge=1, description="codes a position, each for a part of its features; none: channels of its level / code_dim"
+    )
 
     @property
     def stride(self) -> int:
@@ -237,7 +243,7 @@ class Train(Section):
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed from which every draw follows")
     mixed_precision: bool | None = Field(None, description="bfloat16 autocast; none: where the processor has it")
-    compile: bool | None = Field(None, description="torch.compile of encoder and decoders; none: on a CUDA device")
+    compile: bool = Field(False, description="torch.compile of encoder and decoders; on a processor it was slower")
 
 
 class Inference(Section):
@@ -270,6 +276,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
         patch, stride, dims = self.data.patch_size, self.model.stride, self.data.spatial_dims
+        seen, sliced = self.foundation.slice_axis, self.data.slice_axis
+        if dims == 2 and None not in (seen, sliced) and seen != sliced:
+            raise ValueError("foundation.slice_axis must be data.slice_axis: in 2D both see the same slices")
         if self.model.backbone == "dinov2":
             if dims == 3:
                 raise ValueError("model.backbone dinov2 sees slices; set data.spatial_dims to 2")

@@ -45,9 +45,11 @@ def alignment_loss(features: Tensor, guide: Tensor, temperature: float, slice_ax
 
     `features` and `guide` (B, C, *grid); with `slice_axis`, positions of one slice along this axis of a 3D grid.
     """
-    first, second = (_positions(array.float(), slice_axis) for array in (features, guide))
-    similarity = functional.normalize(first, dim=2) @ functional.normalize(second, dim=2).transpose(1, 2)
-    return -(similarity / temperature).log_softmax(2).diagonal(dim1=1, dim2=2).mean()
+    # In float32 whatever the autocast: divided by a small temperature, a rounding error decides.
+    with torch.autocast(features.device.type, enabled=False):
+        first, second = (functional.normalize(_positions(a.float(), slice_axis), dim=2) for a in (features, guide))
+        similarity = first @ second.transpose(1, 2)
+        return -(similarity / temperature).log_softmax(2).diagonal(dim1=1, dim2=2).mean()
 
 
 def _positions(array: Tensor, slice_axis: int | None) -> Tensor:

@@ -24,6 +24,7 @@ from vqseg.data.grid import Grid
 from vqseg.data.reading import Volume
 from vqseg.data.studies import Study
 from vqseg.networks.vqseg import VQSeg
+from vqseg.torchvision_schemas import import_transformers
 
 LABELS = {"left": 1, "right": 2}
 
@@ -47,6 +48,13 @@ TINY: dict[str, Any] = {
     "train.mixed_precision": False,
 }
 TINY_2D: dict[str, Any] = {"data.spatial_dims": 2, "data.slice_axis": 2, "data.patch_size": (8, 8)}
+TINY_FOUNDATION: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
 
 
 def tiny_config(overrides: dict[str, Any] | None = None) -> Config:
@@ -64,6 +72,36 @@ def tiny_network(config: Config, seed: int = 0) -> VQSeg:
 def state_of(network: nn.Module) -> dict[str, NDArray]:
     """A copy of all weights and buffers."""
     return {name: value.numpy().copy() for name, value in network.state_dict().items()}
+
+
+def foundation_folder(
+    path: Path,
+    *,
+    kind: str = "Dinov2",
+    mean: Sequence[float] = (0.4, 0.45, 0.5),
+    std: Sequence[float] = (0.2, 0.25, 0.3),
+    seed: int = 0,
+    **overrides: Any,
+) -> Path:
+    """A folder of transformers with a tiny vision transformer of random weights; the same seed gives the same ones.
+
+    `kind` as transformers names its classes; `overrides` of the architecture.
+    """
+    transformers = import_transformers()
+    config = getattr(transformers, f"{kind}Config")(**TINY_FOUNDATION | overrides)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        getattr(transformers, f"{kind}Model")(config).save_pretrained(path)
+    size = {"height": config.image_size, "width": config.image_size}
+    processor = transformers.BitImageProcessor(image_mean=list(mean), image_std=list(std), size=size, crop_size=size)
+    processor.save_pretrained(path)
+    return path
+
+
+def cut_off_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_HUB_OFFLINE=1 does before a process starts; without it a test would wait for the network."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def rotation(degrees: Sequence[float]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import make_affine, stored, write_nifti, write_studies
+from builders import cut_off_from_the_hub, foundation_folder, make_affine, stored, write_nifti, write_studies
 from click.testing import CliRunner, Result
 
 import vqseg
@@ -29,7 +29,8 @@ SMALL = {
     "train.checkpoint_every": "1",
     "train.mixed_precision": "false",
 }
-COMMANDS = ("train", "predict", "evaluate", "models", "doctor")
+IN_2D = "data.spatial_dims=2"
+COMMANDS = ("train", "predict", "evaluate", "models", "doctor", "fetch-foundation")
 
 
 def run(*arguments: object) -> Result:
@@ -290,3 +291,51 @@ def test_program_prints_no_stack_trace_and_its_version(tmp_path: Path) -> None:
     assert failed.stderr.startswith("Error: ")
     assert "Traceback" not in failed.stderr
     assert not (tmp_path / "x.json").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["nobody/has-this-model", "no such model", "a/b/c"])
+@pytest.mark.parametrize("beforehand", ["nothing", "an empty folder", "another model", "a file of somebody"])
+def test_a_foundation_model_that_cannot_be_fetched_leaves_the_folder_as_it_was(
+    beforehand: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off_from_the_hub(monkeypatch)
+    folder = tmp_path / "parent" / "model"
+    if beforehand != "nothing":
+        folder.mkdir(parents=True)
+    if beforehand == "another model":
+        foundation_folder(folder)
+    elif beforehand == "a file of somebody":
+        (folder / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    result = run("fetch-foundation", name, folder)
+    assert contents(tmp_path) == before
+    assert folder.exists() == (beforehand != "nothing")
+    assert result.exit_code == 2, result.output
+    assert name in result.output
+    assert "cannot be fetched" in result.output
+    assert f"{name} is in" not in result.output
+
+
+def test_a_foundation_model_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("fetch-foundation", "nobody/has-this-model", tmp_path / "file").exit_code == 2
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_training_with_a_foundation_model_that_is_not_there_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off_from_the_hub(monkeypatch)
+    write_studies(tmp_path, 3, labelled=2)
+    for setting in (
+        ("--set", "foundation.name=nobody/has-this-model"),
+        ("--set", "model.backbone=dinov2", "--set", "model.pretrained=nobody/has-this-model", "--set", IN_2D),
+    ):
+        result = train(tmp_path, *setting, "--set", "data.patch_size=null")
+        assert result.exit_code == 2, result.output
+        assert "nobody/has-this-model" in result.output
+        assert "vqseg fetch-foundation" in result.output

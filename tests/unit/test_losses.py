@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from vqseg.losses import codebook_loss, reconstruction_loss, segmentation_loss
+from vqseg.losses import alignment_loss, codebook_loss, reconstruction_loss, segmentation_loss
 
 quick = settings(max_examples=20, deadline=None)
 KINDS = ("dice_ce", "ce")
@@ -123,3 +123,106 @@ def test_balanced_cross_entropy_does_not_depend_on_how_many_voxels_a_class_has()
     torch.testing.assert_close(without_dice(many, "dice_balanced_ce"), without_dice(many, "dice_ce"))
     nothing = segmentation_loss(logits, few, torch.zeros_like(few, dtype=torch.bool), kind="dice_balanced_ce")
     assert bool(nothing.isfinite())
+
+
+GRIDS: list[tuple[int, ...]] = [(3, 4), (2, 3, 4), (1, 5), (1, 1, 3)]
+
+
+def draw_features(seed: int, grid: tuple[int, ...], channels: int = 6, count: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randn(count, channels, *grid, generator=generator) for _ in range(2))
+    return first, second
+
+
+def naive_alignment(features: Tensor, guide: Tensor, temperature: float) -> float:
+    """The formula of PFA, image by image and position by position, in float64."""
+    terms = []
+    for f, g in zip(features.double().flatten(2), guide.double().flatten(2), strict=True):
+        for i in range(f.shape[1]):
+            scores = [functional.cosine_similarity(f[:, i], g[:, j], dim=0) / temperature for j in range(g.shape[1])]
+            terms.append(torch.stack(scores).logsumexp(0) - scores[i])
+    return float(torch.stack(terms).mean())
+
+
+@quick
+@given(st.integers(0, 1000), st.sampled_from(GRIDS), st.floats(0.05, 2))
+def test_alignment_equals_its_formula(seed: int, grid: tuple[int, ...], temperature: float) -> None:
+    features, guide = draw_features(seed, grid)
+    found = alignment_loss(features, guide, temperature).item()
+    assert found == pytest.approx(naive_alignment(features, guide, temperature), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_alignment_vanishes_when_every_position_is_told_apart_as_in_the_guide(grid: tuple[int, ...]) -> None:
+    """Positions of the guide at right angles, so that none is like another."""
+    count = math.prod(grid)
+    guide = torch.eye(count).view(1, count, *grid)
+    assert alignment_loss(guide * 3, guide, 0.02).item() == pytest.approx(0, abs=1e-4)
+    if count > 1:
+        assert alignment_loss(guide.flatten(2).roll(1, 2).view_as(guide), guide, 0.02).item() > 10
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_aligned_features_are_better_than_others_at_a_small_temperature(grid: tuple[int, ...]) -> None:
+    other, guide = draw_features(0, grid)
+    aligned = alignment_loss(guide, guide, 0.01).item()
+    assert aligned < 0.05
+    assert aligned < alignment_loss(other, guide, 0.01).item()
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_guide_that_is_alike_everywhere_costs_the_logarithm_of_the_positions(grid: tuple[int, ...]) -> None:
+    features, guide = draw_features(0, grid)
+    alike = guide.flatten(2)[:, :, :1].expand(-1, -1, math.prod(grid)).reshape(guide.shape)
+    assert alignment_loss(features, alike, 0.07).item() == pytest.approx(math.log(math.prod(grid)), abs=1e-4)
+
+
+@quick
+@given(st.integers(0, 1000), st.sampled_from(GRIDS), st.floats(1e-3, 1e3))
+def test_alignment_knows_neither_the_order_of_positions_nor_the_length_of_features(
+    seed: int, grid: tuple[int, ...], scale: float
+) -> None:
+    features, guide = draw_features(seed, grid)
+    expected = alignment_loss(features, guide, 0.1).item()
+    order = torch.randperm(math.prod(grid), generator=torch.Generator().manual_seed(seed))
+    moved = [array.flatten(2)[:, :, order].view_as(array) for array in (features, guide)]
+    assert alignment_loss(*moved, 0.1).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert alignment_loss(features * scale, guide, 0.1).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert alignment_loss(features, guide * scale, 0.1).item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_alignment_of_a_volume_is_the_mean_over_its_slices(axis: int) -> None:
+    features, guide = draw_features(0, (2, 3, 4))
+    slices = [
+        alignment_loss(one[None], other[None], 0.1)
+        for image, guiding in zip(features, guide, strict=True)
+        for one, other in zip(image.unbind(axis + 1), guiding.unbind(axis + 1), strict=True)
+    ]
+    found = alignment_loss(features, guide, 0.1, axis)
+    torch.testing.assert_close(found, torch.stack(slices).mean())
+    assert abs(found.item() - alignment_loss(features, guide, 0.1).item()) > 0.1
+
+
+def test_images_of_a_batch_are_not_told_apart_from_each_other() -> None:
+    features, guide = draw_features(0, (3, 4))
+    alone = [alignment_loss(features[i : i + 1], guide[i : i + 1], 0.1) for i in range(2)]
+    torch.testing.assert_close(alignment_loss(features, guide, 0.1), torch.stack(alone).mean())
+
+
+def test_alignment_moves_the_features() -> None:
+    """Along its gradient the term falls, also from half precision."""
+    features, guide = draw_features(0, (3, 4))
+    features.requires_grad_()
+    before = alignment_loss(features, guide, 0.1)
+    (gradient,) = torch.autograd.grad(before, features)
+    assert gradient.isfinite().all()
+    assert alignment_loss(features - 0.1 * gradient, guide, 0.1) < before
+    assert alignment_loss(features.bfloat16(), guide.bfloat16(), 0.1).dtype == torch.float32
+
+
+def test_alignment_is_computed_in_single_precision_under_autocast() -> None:
+    features, guide = draw_features(0, (8, 8), channels=64)
+    expected = alignment_loss(features, guide, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(alignment_loss(features, guide, 0.07), expected, rtol=1e-4, atol=1e-4)

@@ -40,7 +40,7 @@ def plan_guidance(config: Config, model: FoundationModel) -> Guidance:
     assert size is not None, "the configuration has not been planned"
     assert axis is not None, "the configuration has not been planned"
     cells = [max(1, length // config.model.finest_stride) for length in size]
-    most = config.foundation.size // model.patch
+    most = max(model.grid((1, 1), config.foundation.size))
     across = axis if config.data.spatial_dims == 3 else None
     grid = (count if index == across else min(count, most) for index, count in enumerate(cells))
     return Guidance(tuple(grid), axis, model.channels)
@@ -49,7 +49,7 @@ def plan_guidance(config: Config, model: FoundationModel) -> Guidance:
 def guide_study(prepared: PreparedStudy, model: FoundationModel, config: Config, cache: Path) -> PreparedStudy:
     """The study with its features, float16 (slices, C, h, w) in a memory-mappable file, unless the cache has them."""
     foundation = config.foundation
-    key = (prepared.image.name, foundation.model_dump(include={"name", "size", "slice_axis"}))
+    key = (prepared.image.name, model.identity, foundation.size, foundation.slice_axis)
     path = cache / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.guide.npy"
     if not path.exists():
         assert foundation.slice_axis is not None

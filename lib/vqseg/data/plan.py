@@ -50,7 +50,8 @@ def plan(config: Config, grids: Sequence[Grid], *, quantized: bool = True) -> Co
         update={"slice_axis": slice_axis, "spacing": tuple(float(s) for s in spacing), "patch_size": patch_size}
     )
     if foundation.in_use and foundation.slice_axis is None:
-        worked_on = np.where(spacing > 0, spacing, median)
+        # Rounded, for an oblique grid has its spacing from a rotation.
+        worked_on = np.round(np.where(spacing > 0, spacing, median), 3)
         # Of axes that are equally coarse the last: most scans are read in axial slices.
         coarsest = 2 - int(np.argmax(worked_on[::-1]))
         axis = coarsest if slice_axis is None else slice_axis

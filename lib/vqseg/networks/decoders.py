@@ -86,7 +86,8 @@ class DPTDecoder(Decoder):
         grid = maps[0].shape[2:]
         fused: Tensor | None = None
         for level in reversed(range(len(maps))):
-            size = [max(1, round(length * _DPT_SCALES[level])) for length in grid]
+            # One element has no variance to be normalised by.
+            size = [max(2, round(length * _DPT_SCALES[level])) for length in grid]
             features = self.before[level](_resize(self.reassemble[level](maps[level]), size))
             fused = self.after[level](features if fused is None else features + _resize(fused, size))
         assert fused is not None

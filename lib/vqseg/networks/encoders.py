@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from vqseg.config import Config, DINOv2
 from vqseg.torchvision_schemas import import_transformers
 
-__all__ = ["ConvEncoder", "DINOv2Encoder", "Encoder", "conv_block", "make_encoder"]
+__all__ = [
+    "ConvEncoder",
+    "DINOv2Encoder",
+    "Encoder",
+    "conv_block",
+    "decoded_channels",
+    "first_quantized_level",
+    "make_encoder",
+]
 
 _DINOV2_LEVELS = 4
 
@@ -29,6 +37,29 @@ def make_encoder(config: Config) -> Encoder:
         assert config.model.dinov2 is not None, "the configuration has not been planned"
         return DINOv2Encoder(config.model.dinov2)
     return ConvEncoder(config.data.spatial_dims, config.model.channels)
+
+
+def first_quantized_level(config: Config) -> int:
+    """All levels of a vision transformer have the same resolution, so each of them is quantised."""
+    return 0 if config.model.backbone == "dinov2" else config.model.first_quantized_level
+
+
+def decoded_channels(config: Config) -> tuple[int, ...]:
+    """Channels of the maps that the decoders are given, finest first.
+
+    Of a quantised map the level's own, in whole codes, or as many codes as `model.code_groups` says; without
+    quantisation every level's own.
+    """
+    model = config.model
+    if model.backbone == "dinov2":
+        assert model.dinov2 is not None, "the configuration has not been planned"
+        channels = [model.dinov2.hidden_size] * _DINOV2_LEVELS
+    else:
+        channels = list(model.channels)
+    if model.quantized is False:
+        return tuple(channels)
+    channels = channels[first_quantized_level(config) :]
+    return tuple(model.code_dim * (model.code_groups or max(1, count // model.code_dim)) for count in channels)
 
 
 def conv_block(dims: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:

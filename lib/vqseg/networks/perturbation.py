@@ -55,27 +55,29 @@ class QPM(nn.Module):
         super().__init__()
         self.rate = rate
         self.replacement_codes = replacement_codes
+        # In units of the codebook's mean squared distance: a codebook that grows takes its temperature along.
         self.register_buffer("temperature", torch.tensor(math.nan))
 
     @torch.no_grad()
     def calibrate(self, codebook: Tensor) -> None:
         """Fit the temperature to `codebook` (K, D)."""
-        self.temperature.fill_(fit_temperature(codebook, self.replacement_codes))
+        fitted = fit_temperature(codebook, self.replacement_codes)
+        self.temperature.fill_(fitted / mean_squared_distance(codebook))
 
-    def strength(self, codebook: Tensor) -> Strength:
-        """Strength on `codebook` (K, D) with the temperature in use, which may be some steps old."""
+    def temperature_for(self, codebook: Tensor) -> float:
+        """Temperature of the kernel on `codebook`, as it is now."""
         if self.temperature.isnan():
             self.calibrate(codebook)
-        temperature = float(self.temperature)
-        return Strength(
-            effective_codes(codebook, temperature), kl_from_uniform(codebook.float(), self.rate, temperature)
-        )
+        return float(self.temperature) * mean_squared_distance(codebook)
+
+    def strength(self, codebook: Tensor) -> Strength:
+        """Strength on `codebook` (K, D) with the temperature in use, which was fitted some steps ago."""
+        temperature, codebook = self.temperature_for(codebook), codebook.detach().float()
+        return Strength(effective_codes(codebook, temperature), kl_from_uniform(codebook, self.rate, temperature))
 
     def forward(self, indices: Tensor, codebook: Tensor, generator: torch.Generator) -> Tensor:
         """Perturbed copy of `indices`, of any shape."""
-        if self.temperature.isnan():
-            self.calibrate(codebook)
-        return draw_replacements(indices, codebook, self.rate, float(self.temperature), generator)
+        return draw_replacements(indices, codebook, self.rate, self.temperature_for(codebook), generator)
 
 
 @torch.no_grad()
@@ -138,14 +140,18 @@ def fit_temperature(codebook: Tensor, replacement_codes: float) -> float:
     if replacement_codes >= len(codebook) - 1:
         return math.inf
     distances = _sampled_distances(codebook)
-    # The mean squared distance of two codes.
-    scale = 2 * codebook.detach().float().var(0, correction=0).sum().item() or 1.0
+    scale = mean_squared_distance(codebook)
     low, high = math.log(scale) - 20, math.log(scale) + 20
     target = math.log(replacement_codes)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if _mean_entropy(distances, math.exp(middle)) > target else (middle, high)
     return math.exp((low + high) / 2)
+
+
+def mean_squared_distance(codebook: Tensor) -> float:
+    """Mean of |c_i - c_j|^2 over all pairs of codes; 1 where all codes are equal."""
+    return 2 * codebook.detach().float().var(0, correction=0).sum().item() or 1.0
 
 
 def _sampled_distances(codebook: Tensor) -> Tensor:

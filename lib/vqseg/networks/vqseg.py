@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqseg.config import Config
 from vqseg.networks.decoders import make_decoder
-from vqseg.networks.encoders import make_encoder
+from vqseg.networks.encoders import decoded_channels, first_quantized_level, make_encoder
 from vqseg.networks.network import Drop, Network, Output, Perturb
 from vqseg.networks.perturbation import QPM
 from vqseg.networks.quantizer import SimVQ, straight_through
@@ -28,19 +28,18 @@ class VQSeg(Network):
     def __init__(self, config: Config) -> None:
         super().__init__()
         model, dims = config.model, config.data.spatial_dims
-        self.dims = dims
+        self.dims, self.code_dim = dims, model.code_dim
         self.encoder = make_encoder(config)
         self.stride = self.encoder.stride
-        # All levels of a vision transformer have the same resolution, so each of them is quantised.
-        self.first_level = 0 if model.backbone == "dinov2" else model.first_quantized_level
+        self.first_level = first_quantized_level(config)
+        quantized = self.encoder.channels[self.first_level :]
+        self.quantized_channels = decoded_channels(config)
         conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
-        self.project = nn.ModuleList(
-            conv(channels, model.code_dim, 1) for channels in self.encoder.channels[self.first_level :]
-        )
+        self.project = nn.ModuleList(conv(*pair, 1) for pair in zip(quantized, self.quantized_channels, strict=True))
         self.token_norm = nn.LayerNorm(model.code_dim, elementwise_affine=False)
         self.quantizer = SimVQ(model.codebook_size, model.code_dim)
         self.qpm = QPM(config.perturbation.rate, config.perturbation.replacement_codes)
-        inputs = [0] * self.first_level + [model.code_dim] * len(self.project)
+        inputs = [0] * self.first_level + list(self.quantized_channels)
         self.segmentation = make_decoder(config, inputs, len(config.data.labels) + 1)
         self.reconstruction = make_decoder(config, inputs, 1, narrower=2)
 
@@ -52,7 +51,9 @@ class VQSeg(Network):
         A code that `perturb` replaced passes no gradient to its token: the token did not choose it.
         """
         maps = [p(f) for p, f in zip(self.project, self.encoder(image)[self.first_level :], strict=True)]
-        tokens = self.token_norm(torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).float())
+        # With several codes a position: product quantisation (Jegou et al., PAMI 33, 2011).
+        parts = [m.flatten(2).transpose(1, 2).reshape(len(image), -1, self.code_dim) for m in maps]
+        tokens = self.token_norm(torch.cat(parts, 1).float())
         nearest = self.quantizer(tokens)
         sizes = [m.shape[2:] for m in maps]
         undisturbed = straight_through(tokens, nearest.codes)
@@ -60,17 +61,28 @@ class VQSeg(Network):
         if perturb is not None:
             replaced = perturb(nearest.indices, nearest.codebook)
             seen = torch.where((replaced == nearest.indices)[..., None], seen, nearest.codebook.detach()[replaced])
-        decoded = _as_maps(seen, sizes)
+        decoded = self._as_maps(seen, sizes)
         if drop is not None:
             decoded = list(drop(decoded))
         return Output(
             self.segmentation(decoded),
             self.reconstruction([part[:reconstruct] for part in decoded]) if reconstruct else None,
-            _as_maps(undisturbed, sizes),
+            self._as_maps(undisturbed, sizes),
             nearest.indices,
             tokens,
             nearest.codes,
         )
+
+    def _as_maps(self, tokens: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
+        """Tokens (B, N, D) of all levels as one map (B, C, *size) a level."""
+        counts = [
+            size.numel() * channels // self.code_dim
+            for size, channels in zip(sizes, self.quantized_channels, strict=True)
+        ]
+        return [
+            part.reshape(len(tokens), size.numel(), -1).transpose(1, 2).unflatten(2, size)
+            for part, size in zip(tokens.split(counts, 1), sizes, strict=True)
+        ]
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -86,9 +98,3 @@ class VQSeg(Network):
             "replacement_codes": round(strength.replacement_codes, 3),
             "kl_from_uniform": round(strength.kl_from_uniform, 6),
         }
-
-
-def _as_maps(tokens: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
-    """Tokens (B, N, D) of all levels as one map (B, D, *size) a level."""
-    parts = tokens.transpose(1, 2).split([size.numel() for size in sizes], 2)
-    return [part.unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]

@@ -79,6 +79,8 @@ class _CopyPaste(Method):
 class BidirectionalCopyPaste(_CopyPaste):
     """BCP: copy-paste between labelled images first, then between labelled and unlabelled ones with a teacher."""
 
+    can_be_guided = False
+
     def streams(self, inputs: StepInputs) -> list[Stream]:
         if inputs.unlabelled is None:
             shifted = [part.roll(1, 0) for part in (inputs.labelled.image, _label_of(inputs.labelled))]

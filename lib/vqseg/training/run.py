@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import monai
-import torch
 
-import vqseg
 from vqseg.config import Config
 from vqseg.data.guidance import Guidance, guide_study, plan_guidance
 from vqseg.data.plan import plan
@@ -30,11 +24,12 @@ from vqseg.data.split import LockedSplit, lock_split
 from vqseg.data.studies import Study, patient_of
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError, VQSegError
-from vqseg.files import remove_leftovers, sha256
+from vqseg.files import remove_leftovers
 from vqseg.inference.predictor import Predictor
 from vqseg.networks.foundation import FoundationModel
 from vqseg.store import ModelStore, ModelVersion
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vqseg.training.manifest import training_manifest
 from vqseg.training.methods import METHODS
 from vqseg.training.status import StatusFile, read_status
 from vqseg.training.trainer import TrainedStep, Trainer
@@ -83,6 +78,10 @@ def train(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
+    if config.foundation.in_use and not METHODS[method].can_be_guided:
+        raise ConfigError(
+            f"method {method} sees no whole image that a foundation model could guide; set foundation.name to none"
+        )
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)
@@ -144,7 +143,7 @@ class _Run:
         images = unlabelled or [replace(p, label=None, foreground=None) for p in training]
         training, images, guidance = self._guided(training, images)
         self.trainer = Trainer(self.config, self.method, training, images, self.device, guidance)
-        self.manifest = self._manifest(training, images)
+        self.manifest = training_manifest(self.config, self.method, training, images)
         self._start(checkpoint)
         self.begin = time.monotonic()
         self.trainer.run(self._after_step)
@@ -206,12 +205,12 @@ class _Run:
             return training, images, None
         model = FoundationModel.load(self.config.foundation.name, self.device)
         begin, guided = time.monotonic(), []
-        studies = [*training, *images]
+        studies = [*training, *(images if METHODS[self.method].uses_unlabelled else [])]
         for number, prepared in enumerate(studies, 1):
             self._report(message=f"foundation model: study {number} of {len(studies)}")
             guided.append(guide_study(prepared, model, self.config, self.cache))
         self.status.event("guided", studies=len(studies), seconds=round(time.monotonic() - begin, 1))
-        return guided[: len(training)], guided[len(training) :], plan_guidance(self.config, model)
+        return guided[: len(training)], guided[len(training) :] or images, plan_guidance(self.config, model)
 
     def leave_out(self, study: str, reason: str) -> None:
         self.left_out.append({"id": study, "reason": reason})
@@ -243,6 +242,7 @@ class _Run:
             self.seconds_before = checkpoint.state["seconds"]
         else:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.trainer.load_pretrained()
         self.champion = self._champion_score()
         per_epoch = self.trainer.steps_per_epoch
         self.status.write(
@@ -333,29 +333,6 @@ class _Run:
         )
         self.status.write(validation=score.as_dict(), **({"live": published.name} if published else {}))
 
-    def _manifest(self, labelled: list[PreparedStudy], unlabelled: list[PreparedStudy]) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for prepared in [*labelled, *unlabelled]:
-            digest.update(f"{prepared.study.id} {prepared.study.image.stat().st_size}".encode())
-            if prepared.study.label and prepared.label:
-                digest.update(sha256(prepared.study.label).encode())
-        return {
-            "config": self.config.model_dump(mode="json"),
-            "method": self.method,
-            "data": {
-                "labelled": [prepared.study.id for prepared in labelled],
-                "unlabelled": len(unlabelled) if METHODS[self.method].uses_unlabelled else 0,
-                "sha256": digest.hexdigest(),
-            },
-            "software": {
-                "vqseg": vqseg.__version__,
-                "torch": torch.__version__,
-                "monai": monai.__version__,
-                "python": platform.python_version(),
-                "commit": _commit(),
-            },
-        }
-
     def _manifest_of(self, score: ValidationScore, step: int) -> dict[str, Any]:
         return self.manifest | {
             "step": step,
@@ -388,12 +365,3 @@ def _locked(run: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _commit() -> str | None:
-    """The git commit of this source tree, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

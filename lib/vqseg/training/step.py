@@ -135,6 +135,8 @@ class Method(nn.Module):
 
     quantized: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
+    # Whether a stream shows whole images, which a foundation model can be asked about.
+    can_be_guided: ClassVar[bool] = True
 
     def __init__(self, config: Config, guidance: Guidance | None = None) -> None:
         super().__init__()

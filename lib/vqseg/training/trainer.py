@@ -61,15 +61,13 @@ class Trainer:
             torch.manual_seed(seed_for(config.train.seed, "weights"))
             self.student = build_network(config).to(device)
             self.method = METHODS[method](config, guidance).to(device)
-        if config.model.pretrained:
-            load_backbone_weights(self.student.encoder, config.model.pretrained)
         self.teacher = make_teacher(self.student)
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
         )
         train = config.train
         self.autocast = has_fast_bfloat16(device) if train.mixed_precision is None else train.mixed_precision
-        if device.type == "cuda" if train.compile is None else train.compile:
+        if train.compile:
             for part in (self.student, self.teacher):
                 part.compile_parts()
 
@@ -96,6 +94,12 @@ class Trainer:
             self.step += 1
             update_teacher(self.teacher, self.student, teacher_decay(self.step, self.config.train.teacher_decay))
             after_step(TrainedStep(self.step, _as_floats(losses), time.perf_counter() - begin))
+
+    def load_pretrained(self) -> None:
+        """Start the encoder from pretrained weights, where the settings name them. Raises `ConfigError`."""
+        if self.config.model.pretrained:
+            load_backbone_weights(self.student.encoder, self.config.model.pretrained)
+            self.teacher.load_state_dict(self.student.state_dict())
 
     def checkpoint(self, **state: Any) -> Checkpoint:
         """Everything from which the training continues as if it had never stopped."""

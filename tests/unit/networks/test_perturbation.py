@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from vqseg.networks.perturbation import QPM, draw_replacements, effective_codes, fit_temperature, kernel_logits
+from vqseg.networks.perturbation import (
+    QPM,
+    draw_replacements,
+    effective_codes,
+    fit_temperature,
+    kernel_logits,
+    kl_from_uniform,
+)
+from vqseg.training import trainer
 
 SIZE = 40
 
@@ -123,7 +131,74 @@ def test_the_module_follows_the_codebook_when_it_is_calibrated():
     qpm = QPM(rate=0.5, replacement_codes=6)
     for scale in (0.1, 1.0, 30.0):
         qpm.calibrate(codebook() * scale)
-        assert effective_codes(codebook() * scale, float(qpm.temperature)) == pytest.approx(6, rel=1e-2)
+        assert qpm.strength(codebook() * scale).replacement_codes == pytest.approx(6, rel=1e-2)
+
+
+@pytest.mark.parametrize("growth", [1.01, 1.02])
+@pytest.mark.parametrize("replacement_codes", [4.0, 16.0])
+def test_the_effective_number_stays_while_the_codes_grow_16_fold(replacement_codes: float, growth: float) -> None:
+    """Calibrated as often as in a training: what is drawn from stays within 20 % of the setting at every step."""
+    codes, qpm = codebook(size=256, dim=8), QPM(0.7, replacement_codes)
+    found = []
+    for step in range(round(math.log(16) / math.log(growth))):
+        if step % trainer._CALIBRATE_EVERY == 0:
+            qpm.calibrate(codes)
+        found.append(qpm.strength(codes).replacement_codes)
+        codes = codes * growth
+    assert min(found) > 0.8 * replacement_codes, f"it fell to {min(found)}"
+    assert max(found) < 1.2 * replacement_codes
+
+
+def test_the_papers_kernel_goes_from_uniform_to_the_nearest_code_while_the_codes_grow_16_fold() -> None:
+    """The control of the law above: squared distance, temperature fixed at 1."""
+    codes = codebook(size=256, dim=8) * 0.2
+    found = [effective_codes(codes * growth, 1.0) for growth in (1, 2, 4, 8, 16)]
+    assert found[0] > 0.9 * 255
+    assert found[-1] < 10
+    assert found == sorted(found, reverse=True)
+
+
+@given(
+    seed=st.integers(0, 100),
+    rate=st.floats(0, 1),
+    temperature=st.floats(0.5, 1e4),
+    shape=st.sampled_from([(2, 1), (7, 3), (40, 6), (130, 2)]),
+)
+@settings(deadline=None, max_examples=20)
+def test_kl_from_uniform_equals_its_formula(seed: int, rate: float, temperature: float, shape: tuple[int, int]) -> None:
+    """Every code's share after the perturbation, from the whole transition matrix."""
+    size, dim = shape
+    codes = codebook(seed, size, dim)
+    moved = torch.stack([naive_distribution(code, codes, temperature) for code in range(size)])
+    transition = (1 - rate) * torch.eye(size, dtype=torch.float64) + rate * moved
+    received = transition.mean(0).clamp(min=1e-300)
+    expected = -(size * received).log().mean()
+    found = kl_from_uniform(codes, rate, temperature)
+    assert found == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+    assert found > -1e-6
+
+
+@given(seed=st.integers(0, 100), rate=st.floats(0, 1))
+@settings(deadline=None, max_examples=10)
+def test_kl_from_uniform_is_nothing_without_perturbation_and_for_a_uniform_kernel(seed: int, rate: float) -> None:
+    assert kl_from_uniform(codebook(seed), 0.0, 1.0) == pytest.approx(0, abs=1e-9)
+    assert kl_from_uniform(codebook(seed), rate, math.inf) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-2, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_kl_from_uniform_is_finite_even_when_every_code_is_replaced(scale: float, temperature: float) -> None:
+    """A remote code that no other is replaced by, too."""
+    codes = codebook() * scale
+    codes[0] += 1000 * scale
+    assert 0 <= kl_from_uniform(codes, 1.0, temperature) + 1e-6 < 1000
+
+
+def test_stronger_perturbation_is_farther_from_uniform() -> None:
+    codes = codebook()
+    by_rate = [kl_from_uniform(codes, rate, 1.0) for rate in (0.1, 0.4, 0.7, 1.0)]
+    assert by_rate == sorted(by_rate)
+    assert by_rate[0] < by_rate[-1]
 
 
 def test_identical_codes_do_not_break_the_draw():

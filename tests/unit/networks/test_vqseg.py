@@ -5,17 +5,19 @@ from vqseg.config import load_config
 from vqseg.networks.vqseg import VQSeg
 
 
-@pytest.fixture(params=[2, 3])
+@pytest.fixture(params=[(2, 1), (3, 1), (2, 3), (3, None)], ids=["2d", "3d", "2d-three-codes", "3d-full-width"])
 def network(request) -> VQSeg:
+    dims, groups = request.param
     torch.manual_seed(0)
     config = load_config(
         None,
         {
             "data.labels": {"a": 1, "b": 2},
-            "data.spatial_dims": request.param,
+            "data.spatial_dims": dims,
             "model.channels": [4, 8, 8],
             "model.codebook_size": 32,
             "model.code_dim": 4,
+            "model.code_groups": groups,
         },
     )
     return VQSeg(config).eval()
@@ -29,7 +31,10 @@ def image(network: VQSeg, seed: int = 0) -> torch.Tensor:
 def test_shapes(network):
     output = network(image(network), reconstruct=2)
     spatial = [16] * network.dims
-    tokens = 8**network.dims + 4**network.dims
+    tokens = sum(
+        (8 // 2**level) ** network.dims * channels // network.code_dim
+        for level, channels in enumerate(network.quantized_channels)
+    )
     assert list(output.logits.shape) == [2, 3, *spatial]
     assert list(output.image.shape) == [2, 1, *spatial]
     assert list(output.indices.shape) == [2, tokens]
