@@ -10,7 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vqseg.config import Active
+from vqseg.config import Active, load_config
+from vqseg.networks.build import build_network
+from vqseg.store import ModelStore
 
 
 def test_a_study_is_not_handed_to_two_clients(app_module: Any) -> None:
@@ -112,3 +114,21 @@ def test_nothing_left_is_an_empty_reply(app_module: Any, tmp_path: Path, monkeyp
     given = [strategy({"client_id": name}, datastore) for name in ("a", "b", "c")]
     assert {reply.get("id") for reply in given} == {"one", "two", None}
     assert given[2] == {}
+
+
+def test_a_model_without_a_codebook_cannot_score(
+    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datastore_module = app_module("datastore")
+    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "case.nii.gz")
+    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
+    config = load_config(overrides={"data.labels": {"lung": 1}, "model.channels": [2, 4], "model.quantized": False})
+    ModelStore(tmp_path / "run" / "models").publish(build_network(config), {"config": config.model_dump(mode="json")})
+    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
+    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
+    held = app_module("reservations").Reservations(60)
+    strategy = app_module("strategies").NextStudy("codebook_entropy", Active(), live, usage, held, 1.0)
+    reply = strategy({"client_id": "reader"}, datastore)
+    assert (reply["id"], reply["strategy_used"]) == ("case", "uniform")
+    assert "no codebook" in reply["note"]
