@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqseg.training.step import Method, StepInputs, Stream
+from vqseg.training.step import Method, StepInputs, Stream, VQSegMethod
 
 __all__ = ["CutMix", "MeanTeacher"]
 
@@ -20,14 +20,11 @@ class MeanTeacher(Method):
         return streams
 
 
-class CutMix(Method):
-    """A strong view with CutMix and one with feature dropout, taught by the weak view (UniMatch, Yang et al., arXiv
-    2208.09910, with a mean teacher); with `loss.perturbed` 0 it is FixMatch (Sohn et al., arXiv 2001.07685)."""
+class CutMix(VQSegMethod):
+    """A strong view with CutMix and a weak one with feature dropout: VQ-Seg's streams without what is VQ-Seg's own.
 
-    def streams(self, inputs: StepInputs) -> list[Stream]:
-        streams = [self.labelled_stream(inputs)]
-        if inputs.unlabelled is not None:
-            weak = self.weak_view(inputs)
-            streams += [self.perturbed_stream(inputs, weak)] if self.config.loss.perturbed else []
-            streams.append(self.strong_stream(inputs, weak))
-        return streams
+    UniMatch (Yang et al., arXiv 2208.09910) with a mean teacher; with `loss.perturbed` 0 it is FixMatch (Sohn et al.,
+    arXiv 2001.07685) with CutMix.
+    """
+
+    quantized = False
