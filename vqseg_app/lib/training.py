@@ -14,7 +14,7 @@ from vqseg.config import Config, option_names
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError
-from vqseg.training.methods import METHODS
+from vqseg.training.methods import check_method
 from vqseg.training.run import train
 from vqseg.training.status import read_status
 
@@ -27,7 +27,11 @@ from .pacs_datastore import PACSStudies
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
 _OWN = ("method", "device")
 # What a request says must not reach the file system or the internet.
-_ON_START_ONLY = ("foundation.name", "model.pretrained")
+_ON_START_ONLY = {
+    "foundation.name": "names files on the server",
+    "model.pretrained": "names files on the server",
+    "train.compile": "starts a compiler on the server",
+}
 # Added by the clients and by MONAI Label 0.8.5 itself on the way to the child process.
 _OF_MONAI_LABEL = ("model", "name", "client_id", "gpus", "multi_gpu", "local_rank", "run_sync", "enqueue")
 
@@ -64,8 +68,8 @@ class VQSegTraining(TrainTask):
         known = [*_SHORT, *_OWN, *option_names()]
         overrides = {}
         for key, value in request.items():
-            if key in _ON_START_ONLY:
-                raise ConfigError(f"{key} names files on the server; it can be given on start only, with --conf")
+            if key in _ON_START_ONLY and value != "none":
+                raise ConfigError(f"{key} {_ON_START_ONLY[key]}; it can be given on start only, with --conf")
             if key in _SHORT or key in option_names():
                 overrides[_SHORT.get(key, key)] = value
             elif key not in _OWN and key not in _OF_MONAI_LABEL:
@@ -80,11 +84,10 @@ class VQSegTraining(TrainTask):
                 'like {"a": 1, "b": 2} into the studies folder'
             )
         method = str(request.get("method", self._options.method))
-        if method not in METHODS:
-            raise ConfigError(f"unknown training method {method!r}; known methods: {', '.join(METHODS)}")
         device = str(request.get("device") or self._options.device)
         choose_device(device)
         config = self._options.config({"data.labels": labels, **overrides})
+        check_method(method, config)
         check_stored_names(datastore, config.data.labels)
         return config, method, device
 

@@ -114,7 +114,7 @@ class FeatureAdapter(nn.Module):
 def read_architecture(name: str) -> DINOv2:
     """Architecture of the DINOv2 model `name`, a hub name or a folder. Raises `ConfigError`."""
     config = _read_config(name, _ENCODERS)
-    return DINOv2(**{field: getattr(config, field) for field in DINOv2.model_fields})
+    return _loaded(name, lambda: DINOv2(**{field: getattr(config, field) for field in DINOv2.model_fields}))
 
 
 def load_backbone_weights(encoder: Encoder, name: str) -> None:
@@ -152,7 +152,10 @@ def _read_config(name: str, types: Sequence[str]) -> Any:
 def _load_weights(name: str, kind: Any) -> nn.Module:
     """The model with every weight from its file: transformers fills in missing ones at random."""
     network, report = _loaded(
-        name, lambda: kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **_TRUST_NOTHING)
+        name,
+        lambda: kind.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **_TRUST_NOTHING
+        ),
     )
     missing = [key for key in report["missing_keys"] if not key.endswith("mask_token")]
     if missing or report["mismatched_keys"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqseg.training.step import Method, StepInputs, Stream, VQSegMethod
+from vqseg.training.step import Consistency, Method, StepInputs, Stream
 
 __all__ = ["CutMix", "MeanTeacher"]
 
@@ -10,7 +10,8 @@ __all__ = ["CutMix", "MeanTeacher"]
 class MeanTeacher(Method):
     """Consistency of a student with feature dropout with its mean teacher (Tarvainen and Valpola, arXiv 1703.01780).
 
-    The teacher answers with pseudo-labels, as in PS-MT (Liu et al., arXiv 2111.12903), for they were the better ones.
+    The teacher answers with pseudo-labels where it is sure, as in PS-MT (Liu et al., arXiv 2111.12903), and not with
+    probabilities at all voxels, so that it differs from the other methods here in its perturbation alone.
     """
 
     def streams(self, inputs: StepInputs) -> list[Stream]:
@@ -20,11 +21,9 @@ class MeanTeacher(Method):
         return streams
 
 
-class CutMix(VQSegMethod):
-    """A strong view with CutMix and a weak one with feature dropout: VQ-Seg's streams without what is VQ-Seg's own.
+class CutMix(Consistency):
+    """A strong view with CutMix and a weak one with feature dropout.
 
-    UniMatch (Yang et al., arXiv 2208.09910) with a mean teacher; with `loss.perturbed` 0 it is FixMatch (Sohn et al.,
-    arXiv 2001.07685) with CutMix.
+    UniMatch (Yang et al., arXiv 2208.09910) with one strong view instead of two, and with a mean teacher; with
+    `loss.perturbed` 0 it is FixMatch (Sohn et al., arXiv 2001.07685) with CutMix.
     """
-
-    quantized = False

@@ -15,8 +15,7 @@ __all__ = ["BidirectionalCopyPaste", "VQSegWithCopyPaste", "draw_box", "largest_
 
 
 def draw_box(spatial: torch.Size | tuple[int, ...], side: float, generator: torch.Generator) -> Tensor:
-    """Box (*spatial) bool at a random place, its sides the share `side` of the patch (BCP, eq. 1; zero-centred in 3D,
-    random in 2D there; random here)."""
+    """Box (*spatial) bool at a random place, its sides the share `side` of the patch (BCP, eq. 1)."""
     box = torch.zeros(*spatial, dtype=torch.bool)
     place = []
     for size in spatial:
@@ -77,7 +76,12 @@ class _CopyPaste(Method):
 
 
 class BidirectionalCopyPaste(_CopyPaste):
-    """BCP: copy-paste between labelled images first, then between labelled and unlabelled ones with a teacher."""
+    """BCP: copy-paste between labelled images first, then between labelled and unlabelled ones with a teacher.
+
+    As published it takes every pseudo-label, sure or not. Otherwise than in the authors' release both mixed images are
+    made of the same pair, in the first phase too, and self-training starts from the last step, not from the one that
+    validated best.
+    """
 
     can_be_guided = False
 
@@ -85,7 +89,7 @@ class BidirectionalCopyPaste(_CopyPaste):
         if inputs.unlabelled is None:
             shifted = [part.roll(1, 0) for part in (inputs.labelled.image, _label_of(inputs.labelled))]
             return self.copy_paste_streams(inputs, Batch(*shifted), None)
-        weak = self.weak_view(inputs)
+        weak = self.weak_view(inputs, confidence=0)
         pseudo = self.refined(weak.pseudo)
         return self.copy_paste_streams(inputs, Batch(weak.image, pseudo.target), pseudo)
 

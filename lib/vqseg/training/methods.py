@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from vqseg.config import Config
+from vqseg.errors import ConfigError
 from vqseg.training.baselines import CutMix, MeanTeacher
 from vqseg.training.copy_paste import BidirectionalCopyPaste, VQSegWithCopyPaste
 from vqseg.training.step import Method, Supervised, VQSegMethod
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "check_method"]
 
 METHODS: dict[str, type[Method]] = {
     "vqseg": VQSegMethod,
@@ -16,3 +18,11 @@ METHODS: dict[str, type[Method]] = {
     "cutmix": CutMix,
     "bcp": BidirectionalCopyPaste,
 }
+
+
+def check_method(name: str, config: Config) -> None:
+    """Raises `ConfigError` when there is no such method, or when it cannot do what the settings ask for."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown training method {name!r}; known methods: {', '.join(METHODS)}")
+    if config.foundation.in_use and not METHODS[name].can_be_guided:
+        raise ConfigError(f"method {name} sees no whole image to be guided by a model; set foundation.name to none")

@@ -30,7 +30,7 @@ from vqseg.networks.foundation import FoundationModel
 from vqseg.store import ModelStore, ModelVersion
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vqseg.training.manifest import training_manifest
-from vqseg.training.methods import METHODS
+from vqseg.training.methods import METHODS, check_method
 from vqseg.training.status import StatusFile, read_status
 from vqseg.training.trainer import TrainedStep, Trainer
 from vqseg.training.validation import ValidationScore, validate
@@ -76,12 +76,7 @@ def train(
     status, after those in `left_out` (id -> reason), which the caller could not get at all.
     Raises `TrainingError`, `DataError` or `ConfigError`.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}; known methods: {', '.join(METHODS)}")
-    if config.foundation.in_use and not METHODS[method].can_be_guided:
-        raise ConfigError(
-            f"method {method} sees no whole image that a foundation model could guide; set foundation.name to none"
-        )
+    check_method(method, config)
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)

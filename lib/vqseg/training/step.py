@@ -41,6 +41,7 @@ from vqseg.training.views import (
 )
 
 __all__ = [
+    "Consistency",
     "Method",
     "PseudoLabel",
     "StepInputs",
@@ -212,14 +213,17 @@ class Method(nn.Module):
         assert labelled.label is not None
         return Stream(labelled.image, [Target("labelled", labelled.label)], reconstructed=True, guide=labelled.guide)
 
-    def weak_view(self, inputs: StepInputs) -> WeakView:
-        """The weak view of the unlabelled patches, and what the teacher says of it."""
+    def weak_view(self, inputs: StepInputs, confidence: float | None = None) -> WeakView:
+        """The weak view of the unlabelled patches, and what the teacher says of it; `confidence` other than that of the
+        settings."""
+        if confidence is None:
+            confidence = self.config.loss.confidence
         unlabelled, settings = inputs.unlabelled, self.config
         assert unlabelled is not None
         guide = unlabelled.guide
         return WeakView(
             apply_geometry(unlabelled.image, unlabelled.geometry),
-            pseudo_label(inputs.teacher, unlabelled, settings.views.flip_axes, settings.loss.confidence),
+            pseudo_label(inputs.teacher, unlabelled, settings.views.flip_axes, confidence),
             guide if guide is None else apply_geometry(guide, unlabelled.geometry),
         )
 
@@ -252,19 +256,27 @@ class Supervised(Method):
         return [self.labelled_stream(inputs)]
 
 
-class VQSegMethod(Method):
-    """The whole method.
+class Consistency(Method):
+    """The labelled view, the weak view with perturbed features and the strong view.
 
     In the first `train.supervised_share` of the steps it learns from labelled patches alone: a teacher that knows
     nothing yet teaches background, and the student never recovers from it.
     """
 
-    quantized = True
-
     def streams(self, inputs: StepInputs) -> list[Stream]:
         streams, loss = [self.labelled_stream(inputs)], self.config.loss
         if inputs.unlabelled is not None:
             weak = self.weak_view(inputs)
-            streams += [self.perturbed_stream(inputs, weak)] if loss.perturbed else []
+            if loss.perturbed:
+                streams.append(self.perturbed_stream(inputs, weak))
+            elif weak.guide is not None or (inputs.student.has_codebook and loss.reconstruction):
+                # Without a segmentation term the weak view is still reconstructed and guided, from codes as they are.
+                streams.append(Stream(weak.image, [], reconstructed=True, guide=weak.guide))
             streams += [self.strong_stream(inputs, weak)] if loss.strong else []
         return streams
+
+
+class VQSegMethod(Consistency):
+    """The whole method: consistency on the quantised network, perturbed by QPM, with both decoders."""
+
+    quantized = True

@@ -86,7 +86,10 @@ def draw_geometry(count: int, extent: Sequence[float], views: Views, generator: 
 
 
 def apply_geometry(array: Tensor, draw: Geometry, classes: int | None = None) -> Tensor:
-    """Resample images or probabilities (B, C, *spatial) linearly; with `classes`, a label (B, *spatial) by majority."""
+    """Resample images or probabilities (B, C, *spatial) linearly; with `classes`, a label (B, *spatial) by majority.
+
+    In float32 whatever the autocast: in bfloat16 a position is off by up to a voxel.
+    """
     if classes is not None:
         scores = functional.one_hot(array, classes).movedim(-1, 1).float()
         return functional.grid_sample(
@@ -115,7 +118,8 @@ def draw_intensity(count: int, views: Views, generator: torch.Generator) -> Inte
 def apply_intensity(image: Tensor, draw: Intensity) -> Tensor:
     """Blur, gamma, contrast, brightness and noise, for an image (B, 1, *spatial)."""
     shape = (-1, *[1] * (image.ndim - 1))
-    image = torch.stack([_blur(one, float(sigma)) for one, sigma in zip(image, draw.blur, strict=True)])
+    with torch.autocast(image.device.type, enabled=False):
+        image = torch.stack([_blur(one, float(sigma)) for one, sigma in zip(image, draw.blur, strict=True)])
     over = list(range(1, image.ndim))
     low, high = image.amin(over, keepdim=True), image.amax(over, keepdim=True)
     span = (high - low).clamp(min=1e-6)
@@ -156,6 +160,12 @@ def _sampling_grid(array: Tensor, draw: Geometry) -> Tensor:
     """Where each voxel of the result lies in the source, in `grid_sample`'s coordinates (-1..1, last axis first)."""
     spatial = array.shape[2:]
     half = draw.extent.to(array.device) / 2
+    with torch.autocast(array.device.type, enabled=False):
+        return _positions(array, draw, spatial, half)
+
+
+def _positions(array: Tensor, draw: Geometry, spatial: torch.Size, half: Tensor) -> Tensor:
+    """The same; `half` is half the patch's extent in millimetres."""
     axes = [torch.linspace(-1 + 1 / n, 1 - 1 / n, n, device=array.device) for n in spatial]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) * half
     moved = torch.einsum("bij,...j->b...i", draw.affine.to(array.device), position)

@@ -1,0 +1,73 @@
+"""The scripts behind the table of methods, on rows made by hand."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def row(name: str, labelled: str, patients: int, dice: float, seed: int = 0) -> dict[str, Any]:
+    return {
+        "table": "methods",
+        "name": name,
+        "data": "acdc",
+        "labelled": labelled,
+        "patients": patients,
+        "seed": seed,
+        "dice": dice,
+        "hd95": 3.0,
+        "assd": 1.0,
+        "curve": {"10": dice / 2, "20": dice},
+        "steps": 20,
+        "training_minutes": 1.0,
+        "commit": "abc",
+        "folder": f"{name}-{seed}",
+    }
+
+
+def report(rows: list[dict[str, Any]], folder: Path) -> str:
+    path = folder / "segmentation_cpu.json"
+    path.write_text(json.dumps({str(number): one for number, one in enumerate(rows)}))
+    subprocess.run([sys.executable, SCRIPTS / "report_segmentation", path], check=True, capture_output=True)
+    return path.with_suffix(".md").read_text()
+
+
+def test_gap_is_closed_towards_the_same_network_on_all_masks(tmp_path: Path) -> None:
+    rows = [row("supervised", "few", 3, 0.5), row("vqseg", "few", 3, 0.6), row("supervised", "train", 70, 0.9)]
+    rows += [row("vqseg", "more", 7, 0.99)]
+    text = report(rows, tmp_path)
+    assert "| acdc | 3 | vqseg | 1 | 0.6000 | 25% |" in text
+    assert (tmp_path / "segmentation_cpu_curves.png").stat().st_size > 1000
+
+
+def test_no_gap_is_claimed_before_all_masks_were_trained_on(tmp_path: Path) -> None:
+    rows = [row("supervised", "few", 3, 0.5), row("vqseg", "few", 3, 0.6), row("vqseg", "more", 7, 0.7)]
+    text = report([*rows, row("vqseg", "few", 3, 0.8, seed=1)], tmp_path)
+    assert "%" not in text
+    assert "| acdc | 3 | vqseg | 2 | 0.7000 \u00b1 0.1414 |" in text
+
+
+def test_one_row_alone_is_reported(tmp_path: Path) -> None:
+    assert "| acdc | 3 | supervised | 1 | 0.5000 |" in report([row("supervised", "few", 3, 0.5)], tmp_path)
+
+
+@pytest.mark.parametrize("budget", ["cpu", "gpu"])
+def test_every_row_has_settings_that_are_valid_and_its_own(budget: str) -> None:
+    """A row is known by what it trains: two rows never share an identity, and every row can be planned."""
+    script = runpy.run_path(str(SCRIPTS / "benchmark_segmentation"), run_name="script")
+    rows = [made for seed in (0, 1) for table in script["TABLES"].values() for made in table(seed)]
+    rows += script["guided"](0, "folder/of a model")
+    identities = [script["identity"](made, budget) for made in rows if made.name not in SAME_AS_VQSEG]
+    assert len(set(identities)) == len(identities)
+    assert len({made.key for made in rows}) == len(rows)
+
+
+SAME_AS_VQSEG = {"base + QPM + dual branch"}
