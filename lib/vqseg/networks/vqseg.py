@@ -57,17 +57,17 @@ class VQSeg(Network):
         nearest = self.quantizer(tokens)
         sizes = [m.shape[2:] for m in maps]
         undisturbed = straight_through(tokens, nearest.codes)
-        seen = undisturbed
+        decoded = unperturbed = self._as_maps(undisturbed, sizes)
         if perturb is not None:
             replaced = perturb(nearest.indices, nearest.codebook)
-            seen = torch.where((replaced == nearest.indices)[..., None], seen, nearest.codebook.detach()[replaced])
-        decoded = self._as_maps(seen, sizes)
+            kept = (replaced == nearest.indices)[..., None]
+            decoded = self._as_maps(torch.where(kept, undisturbed, nearest.codebook.detach()[replaced]), sizes)
         if drop is not None:
             decoded = list(drop(decoded))
         return Output(
             self.segmentation(decoded),
             self.reconstruction([part[:reconstruct] for part in decoded]) if reconstruct else None,
-            self._as_maps(undisturbed, sizes),
+            unperturbed,
             nearest.indices,
             tokens,
             nearest.codes,

@@ -188,7 +188,7 @@ class Method(nn.Module):
     def _network_terms(self, output: Output, images: Tensor) -> dict[str, Tensor]:
         """Reconstruction and codebook terms, which need no label."""
         loss, terms = self.config.loss, {}
-        if output.image is not None and loss.reconstruction:
+        if output.image is not None:
             error = reconstruction_loss(output.image, images[: len(output.image)])
             terms["reconstruction"] = loss.reconstruction * error
         if output.tokens is not None and output.codes is not None:
