@@ -138,6 +138,11 @@ class Model(Section):
         return 2 ** (len(self.channels) - 1)
 
     @property
+    def has_codebook(self) -> bool:
+        """Whether the network quantises; so it does where neither settings nor method were asked yet."""
+        return self.quantized is not False
+
+    @property
     def finest_stride(self) -> int:
         """Voxels of the image along one element of the finest quantised level."""
         return self.stride if self.backbone == "dinov2" else 2**self.first_quantized_level

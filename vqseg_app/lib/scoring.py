@@ -23,7 +23,7 @@ class VQSegScoring(ScoringMethod):
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         version = self._live.version()
-        if version is not None and version.config.model.quantized is False:
+        if version is not None and not version.config.model.has_codebook:
             return {"scored": 0, "missing": 0, "left_out": {}, "note": "the live model has no codebook"}
         studies = sorted(datastore.get_unlabeled_images())
         pool = usage_of(studies, datastore, self._live, self._usage)

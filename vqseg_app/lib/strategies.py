@@ -86,7 +86,7 @@ class NextStudy(Strategy):
         version = self._live.version()
         if version is None:
             return UNIFORM, PoolUsage(), f"there is no trained model yet: chosen by {UNIFORM} instead of {self.name}"
-        if version.config.model.quantized is False:
+        if not version.config.model.has_codebook:
             return UNIFORM, PoolUsage(), f"the live model has no codebook: chosen by {UNIFORM} instead of {self.name}"
         pool = usage_of(studies, datastore, self._live, self._usage, self._seconds)
         notes = []

@@ -12,4 +12,4 @@ __all__ = ["build_network"]
 
 def build_network(config: Config) -> Network:
     """A network with random weights, as `config.model` says."""
-    return UNet(config) if config.model.quantized is False else VQSeg(config)
+    return VQSeg(config) if config.model.has_codebook else UNet(config)

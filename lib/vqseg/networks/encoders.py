@@ -56,7 +56,7 @@ def decoded_channels(config: Config) -> tuple[int, ...]:
         channels = [model.dinov2.hidden_size] * _DINOV2_LEVELS
     else:
         channels = list(model.channels)
-    if model.quantized is False:
+    if not model.has_codebook:
         return tuple(channels)
     channels = channels[first_quantized_level(config) :]
     return tuple(model.code_dim * (model.code_groups or max(1, count // model.code_dim)) for count in channels)
