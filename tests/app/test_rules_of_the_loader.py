@@ -18,7 +18,7 @@ APP = ROOT / "vqseg_app"
 
 def imported_by(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -27,7 +27,7 @@ def imported_by(path: Path) -> set[str]:
 
 
 def test_main_holds_one_class_whose_direct_base_is_the_apps() -> None:
-    classes = [node for node in ast.parse((APP / "main.py").read_text()).body if isinstance(node, ast.ClassDef)]
+    classes = [node for node in ast.parse((APP / "main.py").read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     assert [[ast.unparse(base) for base in node.bases] for node in classes] == [["MONAILabelApp"]]
 
 
