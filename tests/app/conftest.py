@@ -39,7 +39,7 @@ def write_study(folder: Path, number: int, labelled: bool, reference: Path | Non
 def make_studies(folder: Path, count: int = 8, labelled: int = 3) -> Path:
     """Studies as MONAI Label keeps them; the true masks of all lie in `<folder>-reference`."""
     folder.mkdir(parents=True)
-    (folder / "labels.json").write_text(json.dumps(LABELS))
+    (folder / "labels.json").write_text(json.dumps(LABELS), encoding="utf-8")
     for number in range(count):
         write_study(folder, number, number < labelled, folder.with_name(f"{folder.name}-reference"))
     return folder

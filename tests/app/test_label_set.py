@@ -35,13 +35,13 @@ def studies(tmp_path: Path, app_module: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_options_come_first(studies: Any, tmp_path: Path) -> None:
-    (tmp_path / "labels.json").write_text('{"other": 1}')
+    (tmp_path / "labels.json").write_text('{"other": 1}', encoding="utf-8")
     datastore = studies([[0, 1, 2]], {"lung": 1, "tumour": 2})
     assert datastore.label_set.resolve(datastore) == {"lung": 1, "tumour": 2}
 
 
 def test_then_the_file_in_the_folder(studies: Any, tmp_path: Path) -> None:
-    (tmp_path / "labels.json").write_text('{"tumour": 2, "lung": 1}')
+    (tmp_path / "labels.json").write_text('{"tumour": 2, "lung": 1}', encoding="utf-8")
     datastore = studies([[0, 5]])
     assert list(datastore.label_set.resolve(datastore).items()) == [("lung", 1), ("tumour", 2)]
 
@@ -61,7 +61,7 @@ def test_then_the_values_in_the_labels(studies: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 2}', '{"a": "x"}', '{"background": 1}'])
 def test_wrong_file_is_named(app_module: Any, tmp_path: Path, content: str) -> None:
-    (tmp_path / "labels.json").write_text(content)
+    (tmp_path / "labels.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"labels\.json: expected"):
         app_module("labels").LabelSet({}, tmp_path)
 
@@ -104,7 +104,7 @@ def test_two_writers_lose_no_label(studies: Any, app_module: Any, tmp_path: Path
     server.save_label("case0", str(mask), "final", {})
     other.save_label("case1", str(mask), "final", {})
     server.update_image_info("case0", {"seen": True})
-    kept = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]
+    kept = json.loads((tmp_path / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
     assert [set(kept[name]["labels"]) for name in ("case0", "case1")] == [{"final"}, {"final"}]
 
 
@@ -175,10 +175,10 @@ def test_the_index_is_written_whole_or_not_at_all(
 ) -> None:
     server = studies([[], []], {"lung": 1})
     index = tmp_path / "datastore_v2.json"
-    before = index.read_text()
+    before = index.read_text(encoding="utf-8")
     with pytest.raises(ConfigError):
         server.update_image_info("case0", {"score": float("nan")})
-    assert index.read_text() == before
+    assert index.read_text(encoding="utf-8") == before
     assert "score" not in server.get_image_info("case0")
 
     def full_disk(*_: Any) -> None:
@@ -188,7 +188,7 @@ def test_the_index_is_written_whole_or_not_at_all(
         patch.setattr("vqseg.files.os.replace", full_disk)
         with pytest.raises(OSError, match="no space"):
             server.update_image_info("case0", {"seen": True})
-    assert index.read_text() == before
+    assert index.read_text(encoding="utf-8") == before
     assert "seen" not in server.get_image_info("case0")
     assert not list(tmp_path.glob(".writing-*"))
 

@@ -27,7 +27,9 @@ def imported_by(path: Path) -> set[str]:
 
 
 def test_main_holds_one_class_whose_direct_base_is_the_apps() -> None:
-    classes = [node for node in ast.parse((APP / "main.py").read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    classes = [
+        node for node in ast.parse((APP / "main.py").read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    ]
     assert [[ast.unparse(base) for base in node.bases] for node in classes] == [["MONAILabelApp"]]
 
 

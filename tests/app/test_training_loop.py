@@ -40,7 +40,7 @@ def test_status_counts_labelled_and_unlabelled_studies(trained: Any) -> None:
     assert stats["total_time"].startswith("0:")
     assert 0 <= stats["best_metric"] <= 1
     assert stats["epoch"] == stats["total_epochs"] > 0
-    manifest = json.loads((trained.run / "models" / "0001" / "manifest.json").read_text())
+    manifest = json.loads((trained.run / "models" / "0001" / "manifest.json").read_text(encoding="utf-8"))
     # Five with a fine image and no label, two whose label is unusable; no image of another kind.
     assert manifest["data"]["unlabelled"] >= len(POOL)
     assert set(manifest["data"]["labelled"]) <= {"case_00", "case_01", "case_02"}

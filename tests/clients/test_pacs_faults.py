@@ -325,7 +325,7 @@ def kept(server: Server, reply: requests.Response) -> Path:
 
 
 def told(server: Server, file: Path) -> dict[str, Any]:
-    return json.loads((server.run / "pacs" / "unsent.json").read_text())[file.name]
+    return json.loads((server.run / "pacs" / "unsent.json").read_text(encoding="utf-8"))[file.name]
 
 
 def kept_files(server: Server) -> set[Path]:

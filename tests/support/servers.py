@@ -111,7 +111,7 @@ def serve(
         end = time.monotonic() + 90
         while not answers(server):
             if process.poll() is not None or time.monotonic() > end:
-                pytest.fail(f"the server does not answer:\n{log.read_text()[-4000:]}")
+                pytest.fail(f"the server does not answer:\n{log.read_text(encoding='utf-8')[-4000:]}")
             time.sleep(0.2)
         yield server
     finally:

@@ -55,7 +55,7 @@ def write_split(folder: Path) -> Path:
         "val": ["s05", "s06"],
         "one": ["s01"],
     }
-    (folder / "split.json").write_text(json.dumps(content))
+    (folder / "split.json").write_text(json.dumps(content), encoding="utf-8")
     return folder / "split.json"
 
 
@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_outside_the_labelled_subset_are_used_without_masks(trained: Path) -> None:
-    status = json.loads((trained / "run" / "status.json").read_text())
+    status = json.loads((trained / "run" / "status.json").read_text(encoding="utf-8"))
     assert (status["state"], status["labelled"], status["unlabelled"], status["left_out"]) == ("done", 1, 3, [])
     manifest = json.loads(run("models", "--store", trained / "run", "show").output)
     assert manifest["data"]["labelled"] == ["s01"]
@@ -98,7 +98,7 @@ def test_predict_and_evaluate(trained: Path, tmp_path: Path) -> None:
     )
     assert scored.exit_code == 0, scored.output
     assert "3 cases" in scored.output
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert set(scores) == {"mean", "per_class", "per_case"}
     assert set(scores["mean"]) == {"dice", "hd95", "assd"}
     assert set(scores["per_class"]) == {"left", "right"}
@@ -137,7 +137,7 @@ def test_without_a_split_every_mask_is_used(tmp_path: Path) -> None:
     write_studies(tmp_path, 5, labelled=4)
     result = train(tmp_path)
     assert result.exit_code == 0, result.output
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
     assert (status["labelled"], status["unlabelled"]) == (3, 1)  # one of four is locked
     for line in result.stderr.splitlines():
         assert json.loads(line)["state"] == "running"
@@ -175,7 +175,7 @@ def test_missing_masks_that_the_split_needs_are_named(tmp_path: Path) -> None:
 def test_a_patient_that_validates_is_never_trained_on(tmp_path: Path) -> None:
     write_studies(tmp_path, 4)
     content = {"labels": {"left": 1, "right": 2}, "train": ["s01", "s02", "s03"], "val": ["s03", "s04"]}
-    (tmp_path / "split.json").write_text(json.dumps(content))
+    (tmp_path / "split.json").write_text(json.dumps(content), encoding="utf-8")
     result = train(tmp_path, "--split", tmp_path / "split.json")
     if result.exit_code == 0:
         manifest = json.loads(run("models", "--store", tmp_path / "run", "show").output)
@@ -309,7 +309,7 @@ def test_a_foundation_model_that_cannot_be_fetched_leaves_the_folder_as_it_was(
     if beforehand == "another model":
         foundation_folder(folder)
     elif beforehand == "a file of somebody":
-        (folder / "notes.txt").write_text("mine")
+        (folder / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(tmp_path)
     result = run("fetch-foundation", name, folder)
     assert contents(tmp_path) == before
@@ -321,9 +321,9 @@ def test_a_foundation_model_that_cannot_be_fetched_leaves_the_folder_as_it_was(
 
 
 def test_a_foundation_model_does_not_take_the_place_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     assert run("fetch-foundation", "nobody/has-this-model", tmp_path / "file").exit_code == 2
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_training_with_a_foundation_model_that_is_not_there_says_how_to_get_it(

@@ -130,10 +130,10 @@ def test_presets_are_valid_and_overrides_win() -> None:
 
 def test_settings_file(tmp_path: Path) -> None:
     path = tmp_path / "my settings.yaml"
-    path.write_text(yaml.safe_dump({"train": {"steps": 5, "seed": 9}}))
+    path.write_text(yaml.safe_dump({"train": {"steps": 5, "seed": 9}}), encoding="utf-8")
     config = load_config(path, {"train.seed": "2"})
     assert (config.train.steps, config.train.seed) == (5, 2)
-    path.write_text("")
+    path.write_text("", encoding="utf-8")
     assert load_config(path) == Config()
 
 
@@ -143,7 +143,7 @@ def test_settings_file(tmp_path: Path) -> None:
 )
 def test_bad_settings_file_is_refused_in_words(text: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError):
         load_config(path)
 
@@ -156,7 +156,7 @@ def test_settings_that_are_not_there_list_the_presets(tmp_path: Path) -> None:
 
 def test_yaml_never_makes_objects(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text(f"train: {{steps: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']}}")
+    path.write_text(f"train: {{steps: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']}}", encoding="utf-8")
     with pytest.raises(ConfigError):
         load_config(path)
     assert not (tmp_path / "made").exists()

@@ -14,7 +14,7 @@ from vqseg.evaluation import PREDICTIONS_FILE, evaluate
 
 
 def name_structures(folder: Path) -> None:
-    (folder / PREDICTIONS_FILE).write_text(json.dumps({"labels": LABELS}))
+    (folder / PREDICTIONS_FILE).write_text(json.dumps({"labels": LABELS}), encoding="utf-8")
 
 
 def test_masks_score_perfectly_against_themselves(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_unknown_value_in_a_prediction_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "{", '{"labels": [1, 2]}', '{"labels": "x"}'])
 def test_damaged_list_of_structures_is_no_stack_trace(text: str, tmp_path: Path) -> None:
     write_studies(tmp_path, 1)
-    (tmp_path / "labels" / PREDICTIONS_FILE).write_text(text)
+    (tmp_path / "labels" / PREDICTIONS_FILE).write_text(text, encoding="utf-8")
     try:
         scores = evaluate(tmp_path / "labels", tmp_path / "labels")
     except DataError as error:

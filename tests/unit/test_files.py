@@ -16,31 +16,31 @@ from vqseg.files import new_file, new_folder, read_json, remove_leftovers, sha25
 def test_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "file"
     for content in ("one", "two"):
-        before = path.read_text() if path.exists() else None
+        before = path.read_text(encoding="utf-8") if path.exists() else None
         with new_file(path) as temporary:
-            temporary.write_text(content)
-            assert (path.read_text() if path.exists() else None) == before
-        assert path.read_text() == content
+            temporary.write_text(content, encoding="utf-8")
+            assert (path.read_text(encoding="utf-8") if path.exists() else None) == before
+        assert path.read_text(encoding="utf-8") == content
     assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, ValueError])
 def test_failed_file_leaves_the_former_one(cause: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_text("former")
+    path.write_text("former", encoding="utf-8")
     with pytest.raises(cause), new_file(path) as temporary:  # noqa: PT012 - the block is what fails
-        temporary.write_text("half")
+        temporary.write_text("half", encoding="utf-8")
         raise cause
-    assert {found.name: found.read_text() for found in tmp_path.iterdir()} == {"file": "former"}
+    assert {found.name: found.read_text(encoding="utf-8") for found in tmp_path.iterdir()} == {"file": "former"}
 
 
 def test_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     with new_folder(tmp_path / "new") as temporary:
-        (temporary / "a").write_text("a")
+        (temporary / "a").write_text("a", encoding="utf-8")
         assert not (tmp_path / "new").exists()
     assert {path.name for path in tmp_path.rglob("*")} == {"new", "a"}
     with pytest.raises(ValueError, match="half"), new_folder(tmp_path / "other") as temporary:  # noqa: PT012
-        (temporary / "a").write_text("a")
+        (temporary / "a").write_text("a", encoding="utf-8")
         raise ValueError("half")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 

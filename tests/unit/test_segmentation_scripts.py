@@ -35,9 +35,9 @@ def row(name: str, labelled: str, patients: int, dice: float, seed: int = 0) -> 
 
 def report(rows: list[dict[str, Any]], folder: Path) -> str:
     path = folder / "segmentation_cpu.json"
-    path.write_text(json.dumps({str(number): one for number, one in enumerate(rows)}))
+    path.write_text(json.dumps({str(number): one for number, one in enumerate(rows)}), encoding="utf-8")
     subprocess.run([sys.executable, SCRIPTS / "report_segmentation", path], check=True, capture_output=True)
-    return path.with_suffix(".md").read_text()
+    return path.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_gap_is_closed_towards_the_same_network_on_all_masks(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def test_half_written_folders_are_no_versions(store: ModelStore) -> None:
     for name in ("0004", ".writing-x", "0005"):
         (store.folder / name).mkdir()
     (store.folder / "0005" / "model.safetensors").write_bytes(b"half")
-    (store.folder / ".writing-x" / "manifest.json").write_text("{}")
-    (store.folder / "0004" / "manifest.json").write_text('{"half')
+    (store.folder / ".writing-x" / "manifest.json").write_text("{}", encoding="utf-8")
+    (store.folder / "0004" / "manifest.json").write_text('{"half', encoding="utf-8")
     assert [version.name for version in store.versions()] == ["0001", "0002", "0003"]
     assert live_name(store) == "0003"
     assert store.publish(tiny_network(CONFIG), manifest()).name == "0006"
@@ -175,19 +175,19 @@ def test_weights_that_are_gone_or_of_another_network_are_named(store: ModelStore
     "text", ["", "[]", '"0001"', "{}", '{"live": null}', '{"live": "0009", "history": []}', '{"live": "0001"}']
 )
 def test_damaged_pointer_is_never_a_stack_trace(text: str, store: ModelStore) -> None:
-    (store.folder / "live.json").write_text(text)
+    (store.folder / "live.json").write_text(text, encoding="utf-8")
     try:
         find_version(store.folder)
     except ModelError as error:
         assert str(store.folder) in str(error)  # noqa: PT017 - either outcome is right
     assert store.make_live("0002").name == live_name(store) == "0002"
-    (store.folder / "live.json").write_text(text)
+    (store.folder / "live.json").write_text(text, encoding="utf-8")
     assert store.publish(tiny_network(CONFIG), manifest()).name == live_name(store)
 
 
 @pytest.mark.parametrize("damage", [{"config": {"model": {"channels": "x"}}}, {"config": None}, {"no": "config"}])
 def test_settings_of_another_version_are_named(damage: dict[str, Any], store: ModelStore) -> None:
-    (store.folder / "0002" / "manifest.json").write_text(json.dumps(damage))
+    (store.folder / "0002" / "manifest.json").write_text(json.dumps(damage), encoding="utf-8")
     with pytest.raises(ModelError, match=r"manifest\.json"):
         _ = find_version(store.folder / "0002").config
 

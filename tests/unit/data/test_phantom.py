@@ -32,7 +32,7 @@ def test_layout(demo: Path) -> None:
     labelled = {"phantom_01.nii.gz", "phantom_02.nii.gz", "phantom_03.nii.gz"}
     assert set(contents(demo / "reference")) == names
     assert set(contents(demo / "studies")) == names | {"labels.json"} | {f"labels/final/{name}" for name in labelled}
-    assert json.loads((demo / "studies" / "labels.json").read_text()) == LABELS
+    assert json.loads((demo / "studies" / "labels.json").read_text(encoding="utf-8")) == LABELS
     for name in labelled:
         assert (demo / "studies/labels/final" / name).read_bytes() == (demo / "reference" / name).read_bytes()
 

@@ -102,7 +102,7 @@ def test_pattern_decides_who_is_a_patient(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"patients": []}', '{"patients": {"p01": "nonsense"}}'])
 def test_damaged_lock_is_never_taken_for_no_lock(text: str, tmp_path: Path) -> None:
     path = tmp_path / "split.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(VQSegError, match=r"split\.json"):
         lock_split(volumes({1, 2, 3, 4}), 0.3, "", path)
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8") == text

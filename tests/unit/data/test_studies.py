@@ -21,7 +21,7 @@ def test_images_are_found_with_their_labels(tmp_path: Path) -> None:
     written = write_studies(tmp_path, 3, labelled=2)
     write_dicom(tmp_path / "images" / "series", np.zeros((3, 3, 2), np.int16), (1, 0, 0), (0, 1, 0), (1, 1, 1))
     for name in ("labels.json", ".hidden.nii.gz", "notes.txt"):
-        (tmp_path / "images" / name).write_text("{}")
+        (tmp_path / "images" / name).write_text("{}", encoding="utf-8")
     (tmp_path / "images" / "labels").mkdir()
     found = find_studies(tmp_path / "images", tmp_path / "labels")
     assert found == [*written, Study("series", tmp_path / "images" / "series")]
@@ -99,7 +99,7 @@ def test_members_are_whole_names_or_stand_before_an_underscore() -> None:
 
 def test_split_file(tmp_path: Path) -> None:
     path = tmp_path / "split.json"
-    path.write_text(json.dumps({"labels": {"a": 1}, "train": ["x", 7], "val": []}))
+    path.write_text(json.dumps({"labels": {"a": 1}, "train": ["x", 7], "val": []}), encoding="utf-8")
     assert read_split(path) == SplitFile({"a": 1}, {"train": ["x", "7"], "val": []})
 
 
@@ -108,7 +108,7 @@ def test_split_file(tmp_path: Path) -> None:
 )
 def test_bad_split_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "split.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"split\.json"):
         read_split(path)
     with pytest.raises(DataError, match=r"nowhere\.json"):
@@ -119,14 +119,14 @@ def test_label_names_from_file_or_values(tmp_path: Path) -> None:
     studies = write_studies(tmp_path, 2, labelled=1)
     assert label_names(tmp_path / "images", studies) == {"label_1": 1, "label_2": 2}
     assert label_names(tmp_path / "images", studies[1:]) == {}
-    (tmp_path / "images" / "labels.json").write_text('{"lung": 1, "tumour": 2}')
+    (tmp_path / "images" / "labels.json").write_text('{"lung": 1, "tumour": 2}', encoding="utf-8")
     assert label_names(tmp_path / "images", studies) == {"lung": 1, "tumour": 2}
 
 
 @pytest.mark.parametrize("text", ['{"lung": "a"}', '{"lung": [1]}', '{"lung": null}', "{"])
 def test_bad_label_names_are_an_error_in_words(text: str, tmp_path: Path) -> None:
     studies = write_studies(tmp_path, 1)
-    (tmp_path / "images" / "labels.json").write_text(text)
+    (tmp_path / "images" / "labels.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"labels\.json"):
         label_names(tmp_path / "images", studies)
 

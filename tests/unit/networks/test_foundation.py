@@ -170,7 +170,7 @@ def without(name: str) -> Callable[[Path], None]:
 
 def changed(name: str, **fields: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | fields))
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text(encoding="utf-8")) | fields))
 
     return change
 
@@ -189,13 +189,13 @@ def one_weight_missing(folder: Path) -> None:
 
 def own_code(folder: Path) -> None:
     """A model of an unknown type that brings its code along."""
-    (folder / "custom.py").write_text(f"open({str(folder / 'sprung')!r}, 'w').close()\n")
+    (folder / "custom.py").write_text(f"open({str(folder / 'sprung')!r}, 'w').close()\n", encoding="utf-8")
     classes = {"AutoConfig": "custom.CustomConfig", "AutoModel": "custom.CustomModel"}
     changed("config.json", model_type="custom", auto_map=classes)(folder)
 
 
 def own_code_of_the_processor(folder: Path) -> None:
-    (folder / "custom.py").write_text(f"open({str(folder / 'sprung')!r}, 'w').close()\n")
+    (folder / "custom.py").write_text(f"open({str(folder / 'sprung')!r}, 'w').close()\n", encoding="utf-8")
     classes = {"AutoImageProcessor": "custom.CustomProcessor"}
     changed("preprocessor_config.json", image_processor_type="CustomProcessor", auto_map=classes)(folder)
 

@@ -90,7 +90,7 @@ def test_any_flipped_bit_of_the_sums_is_harmless(
 def test_damaged_pointer_finds_the_checkpoints_all_the_same(text: str, tmp_path: Path) -> None:
     for step in (5, 10):
         save_checkpoint(tmp_path, checkpoint_of(step))
-    (tmp_path / "newest.json").write_text(text)
+    (tmp_path / "newest.json").write_text(text, encoding="utf-8")
     assert_equal(load_checkpoint(tmp_path), 10)
 
 

@@ -14,7 +14,7 @@ from vqseg.training.run import train
 
 
 def validations(run: Path) -> list[dict[str, Any]]:
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     return [event for event in events if event["event"] == "validation"]
 
 

@@ -101,7 +101,7 @@ def test_the_seed_decides_everything(studies, tmp_path):
 def test_other_settings_start_anew(studies, tmp_path, monkeypatch):
     train_until(4, monkeypatch, studies, tmp_path)
     train(studies, tmp_path, load_config(None, SETTINGS | {"train.steps": 2}), resume=True)
-    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [event["event"] for event in events if event["event"] in ("start", "anew", "resume")] == [
         "start",
         "anew",

@@ -61,7 +61,7 @@ def test_impossible_process_is_not_running(pid: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_damaged_status_is_none(text: str, tmp_path: Path) -> None:
-    (tmp_path / "status.json").write_text(text)
+    (tmp_path / "status.json").write_text(text, encoding="utf-8")
     assert read_status(tmp_path) is None
 
 
@@ -69,6 +69,6 @@ def test_events_are_lines_that_add_up(tmp_path: Path) -> None:
     status = StatusFile(tmp_path)
     status.event("start", step=0)
     StatusFile(tmp_path).event("validation", dice=0.5, words='two\nlines and "quotes"')
-    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["event"] for line in lines] == ["start", "validation"]
     assert lines[0]["time"] <= lines[1]["time"]
