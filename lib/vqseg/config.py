@@ -122,7 +122,10 @@ class Model(Section):
     quantized: bool | None = Field(None, description="vector quantisation; none: as the training method asks")
     channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="feature channels of each level")
     first_quantized_level: int = Field(
-        1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders at all"
+        1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders"
+    )
+    shallow_skips: bool = Field(
+        False, description="levels finer than the quantised ones reach the segmentation decoder, as they are"
     )
     codebook_size: int = Field(1024, ge=2, le=65536, description="number of codes K")
     code_dim: int = Field(8, ge=1, description="dimension D of a code")

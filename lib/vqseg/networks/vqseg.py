@@ -1,8 +1,9 @@
 """The network: encoder, one quantiser for all levels, and two decoders on the same quantised features.
 
 What is quantised: every level from `first_quantized_level` on. Each is projected to tokens of D dimensions, and the
-tokens of all levels, coarse ones last, go through one codebook. What reaches the decoders unquantised: nothing. Levels
-finer than `first_quantized_level` only feed coarser levels, so the decoders cannot go round the perturbation.
+tokens of all levels, coarse ones last, go through one codebook. Levels finer than `first_quantized_level` feed coarser
+levels alone, so the decoders cannot go round the perturbation; with `shallow_skips` they also reach the segmentation
+decoder, which finds its outlines in them. The image decoder never sees them: they would hand the image through.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["VQSeg"]
 
 
 class VQSeg(Network):
-    """Segmentation network with a quantised bottleneck on every path from the image to the result."""
+    """Segmentation network whose features from `first_quantized_level` on are quantised before they are decoded."""
 
     has_codebook = True
 
@@ -39,9 +40,11 @@ class VQSeg(Network):
         self.token_norm = nn.LayerNorm(model.code_dim, elementwise_affine=False)
         self.quantizer = SimVQ(model.codebook_size, model.code_dim)
         self.qpm = QPM(config.perturbation.rate, config.perturbation.replacement_codes)
-        inputs = [0] * self.first_level + list(self.quantized_channels)
-        self.segmentation = make_decoder(config, inputs, len(config.data.labels) + 1)
-        self.reconstruction = make_decoder(config, inputs, 1, narrower=2)
+        nothing, shallow = [0] * self.first_level, list(self.encoder.channels[: self.first_level])
+        self.shallow_skips = model.shallow_skips
+        skipped = shallow if self.shallow_skips else nothing
+        self.segmentation = make_decoder(config, [*skipped, *self.quantized_channels], len(config.data.labels) + 1)
+        self.reconstruction = make_decoder(config, [*nothing, *self.quantized_channels], 1, narrower=2)
 
     def forward(
         self, image: Tensor, perturb: Perturb | None = None, *, drop: Drop | None = None, reconstruct: int = 0
@@ -50,23 +53,26 @@ class VQSeg(Network):
 
         A code that `perturb` replaced passes no gradient to its token: the token did not choose it.
         """
-        maps = [p(f) for p, f in zip(self.project, self.encoder(image)[self.first_level :], strict=True)]
+        levels = self.encoder(image)
+        shallow = levels[: self.first_level] if self.shallow_skips else []
+        maps = [p(f) for p, f in zip(self.project, levels[self.first_level :], strict=True)]
         # With several codes a position: product quantisation (Jegou et al., PAMI 33, 2011).
         parts = [m.flatten(2).transpose(1, 2).reshape(len(image), -1, self.code_dim) for m in maps]
         tokens = self.token_norm(torch.cat(parts, 1).float())
         nearest = self.quantizer(tokens)
         sizes = [m.shape[2:] for m in maps]
         undisturbed = straight_through(tokens, nearest.codes)
-        decoded = unperturbed = self._as_maps(undisturbed, sizes)
+        quantized = unperturbed = self._as_maps(undisturbed, sizes)
         if perturb is not None:
             replaced = perturb(nearest.indices, nearest.codebook)
             kept = (replaced == nearest.indices)[..., None]
-            decoded = self._as_maps(torch.where(kept, undisturbed, nearest.codebook.detach()[replaced]), sizes)
+            quantized = self._as_maps(torch.where(kept, undisturbed, nearest.codebook.detach()[replaced]), sizes)
         if drop is not None:
-            decoded = list(drop(decoded))
+            dropped = list(drop([*shallow, *quantized]))
+            shallow, quantized = dropped[: len(shallow)], dropped[len(shallow) :]
         return Output(
-            self.segmentation(decoded),
-            self.reconstruction([part[:reconstruct] for part in decoded]) if reconstruct else None,
+            self.segmentation([*shallow, *quantized]),
+            self.reconstruction([part[:reconstruct] for part in quantized]) if reconstruct else None,
             unperturbed,
             nearest.indices,
             tokens,
