@@ -9,27 +9,27 @@ __all__ = ["mean_by_structure", "mutual_information", "predictive_entropy"]
 
 
 def predictive_entropy(probability: Tensor) -> Tensor:
-    """H(p) = - sum_c p_c ln p_c in nats (*spatial), of `probability` (C, *spatial)."""
-    return torch.special.entr(probability).sum(0)
+    """H(p) = - sum_c p_c ln p_c in nats (B, *spatial), of `probability` (B, C, *spatial)."""
+    return torch.special.entr(probability).sum(1)
 
 
 def mutual_information(draws: Tensor) -> Tensor:
-    """I = H(mean_m p_m) - mean_m H(p_m) in nats (*spatial), of `draws` (M, C, *spatial).
+    """I = H(mean_m p_m) - mean_m H(p_m) in nats (B, *spatial), of `draws` (M, B, C, *spatial).
 
     How far M answers of a perturbed model disagree (BALD: Houlsby et al., arXiv 1112.5745; perturbed by QPM instead of
     dropout); 0 when all are the same.
     """
-    disagreement = predictive_entropy(draws.mean(0)) - torch.special.entr(draws).sum(1).mean(0)
+    disagreement = predictive_entropy(draws.mean(0)) - torch.special.entr(draws).sum(2).mean(0)
     return disagreement.clamp(min=0)
 
 
 def mean_by_structure(values: Tensor, probability: Tensor, threshold: float = 0.05) -> Tensor:
-    """Mean of `values` (*spatial) over the voxels that may belong to each structure (L,); nan where none may.
+    """Mean of `values` (B, *spatial) over the voxels that may belong to each structure (L,); nan where none may.
 
-    `probability` (L + 1, *spatial), background first; a voxel may belong to a structure whose probability is above
+    `probability` (B, L + 1, *spatial), background first; a voxel may belong to a structure whose probability is above
     `threshold`. Over the whole image the background, of which every model is sure, would outvote everything else, and
     over all structures at once the largest of them.
     """
-    candidate = (probability[1:] > threshold).flatten(1).to(values.dtype)
+    candidate = (probability[:, 1:] > threshold).transpose(0, 1).flatten(1).to(values.dtype)
     count = candidate.sum(1)
     return torch.where(count > 0, candidate @ values.flatten() / count.clamp(min=1), torch.nan)

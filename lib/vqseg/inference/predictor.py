@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from vqseg.data.plan import more_than_one_element
 from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
+from vqseg.inference.signals import StudySignals, WindowTally, summarize
 from vqseg.networks.build import build_network
 from vqseg.networks.mirroring import segment_mirrored
 from vqseg.networks.network import Network
@@ -84,10 +86,19 @@ class Predictor:
         return self._scores(prepare_volume(volume, self.config.data)).usage
 
     @torch.inference_mode()
+    def signals(self, volume: Volume, draws: int = 0, generator: torch.Generator | None = None) -> StudySignals:
+        """What the strategies choose by, from one pass over the volume; how far `draws` of QPM disagree, too.
+
+        No window is mirrored. The same volume has the same signals, unless a `generator` of the draws is given.
+        """
+        tally = WindowTally(
+            self.network, self.config.model.codebook_size, draws, generator or torch.Generator().manual_seed(0)
+        )
+        return summarize(tally, *self._slide(prepare_volume(volume, self.config.data), tally))
+
+    @torch.inference_mode()
     def _scores(self, image: NDArray[np.float32]) -> _Scores:
         """Class probabilities (L + 1, X, Y, Z) on the working grid, on the CPU, and the code usage."""
-        data = self.config.data
-        assert data.patch_size is not None
         mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
         usage = torch.zeros(self.config.model.codebook_size, dtype=torch.int64, device=self.device)
 
@@ -97,6 +108,16 @@ class Predictor:
                 usage.add_(torch.bincount(found.indices.flatten(), minlength=len(usage)))
             return found.probability
 
+        (probability,) = self._slide(image, segment)
+        axis = self.config.data.slice_axis
+        return _Scores(probability[0] if axis is None else probability.movedim(0, axis + 1), usage.cpu().numpy())
+
+    def _slide(
+        self, image: NDArray[np.float32], look: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What `look` says of the windows (B, 1, *spatial) of a volume, put together as (1 or slices, C, *spatial)."""
+        data = self.config.data
+        assert data.patch_size is not None
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
         window = self._window(batch.shape[2:], data.patch_size)
@@ -106,7 +127,7 @@ class Predictor:
                     part,
                     window,
                     sw_batch_size=_SLICES_AT_A_TIME if data.spatial_dims == 2 else 1,
-                    predictor=segment,
+                    predictor=look,
                     overlap=0.5,
                     mode="gaussian",
                     cval=float(image.min()),
@@ -115,9 +136,8 @@ class Predictor:
                 )
                 for part in batch.split(_SLICES_AT_A_TIME)
             ]
-        probability = torch.cat(parts)
-        probability = probability[0] if data.slice_axis is None else probability.movedim(0, data.slice_axis + 1)
-        return _Scores(probability, usage.cpu().numpy())
+        several = [part if isinstance(part, tuple) else (part,) for part in parts]
+        return tuple(torch.cat(pieces) for pieces in zip(*several, strict=True))
 
     def _window(self, shape: torch.Size, patch: tuple[int, ...]) -> tuple[int, ...]:
         stride = self.network.stride

@@ -8,6 +8,9 @@ decoder, which finds its outlines in them. The image decoder never sees them: th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +19,23 @@ from vqseg.networks.decoders import make_decoder
 from vqseg.networks.encoders import decoded_channels, first_quantized_level, make_encoder
 from vqseg.networks.network import Drop, Network, Output, Perturb
 from vqseg.networks.perturbation import QPM
-from vqseg.networks.quantizer import SimVQ, straight_through
+from vqseg.networks.quantizer import Quantized, SimVQ, straight_through
 
-__all__ = ["VQSeg"]
+__all__ = ["Encoded", "VQSeg"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is known of images before anything is decoded.
+
+    `shallow` maps that the segmentation decoder is given as they are, finest first; `sizes` of the quantised levels'
+    maps; `tokens` (B, N, D) of these levels; `nearest` codes of the tokens.
+    """
+
+    shallow: list[Tensor]
+    sizes: list[torch.Size]
+    tokens: Tensor
+    nearest: Quantized
 
 
 class VQSeg(Network):
@@ -49,24 +66,12 @@ class VQSeg(Network):
     def forward(
         self, image: Tensor, perturb: Perturb | None = None, *, drop: Drop | None = None, reconstruct: int = 0
     ) -> Output:
-        """Segment `image` (B, 1, *spatial); the first `reconstruct` images of the batch are also reconstructed.
-
-        A code that `perturb` replaced passes no gradient to its token: the token did not choose it.
-        """
-        levels = self.encoder(image)
-        shallow = levels[: self.first_level] if self.shallow_skips else []
-        maps = [p(f) for p, f in zip(self.project, levels[self.first_level :], strict=True)]
-        # With several codes a position: product quantisation (Jegou et al., PAMI 33, 2011).
-        parts = [m.flatten(2).transpose(1, 2).reshape(len(image), -1, self.code_dim) for m in maps]
-        tokens = self.token_norm(torch.cat(parts, 1).float())
-        nearest = self.quantizer(tokens)
-        sizes = [m.shape[2:] for m in maps]
-        undisturbed = straight_through(tokens, nearest.codes)
-        quantized = unperturbed = self._as_maps(undisturbed, sizes)
+        """Segment `image` (B, 1, *spatial); the first `reconstruct` images of the batch are also reconstructed."""
+        encoded = self.encode(image)
+        shallow, nearest = encoded.shallow, encoded.nearest
+        quantized = unperturbed = self.quantized_maps(encoded, nearest.indices)
         if perturb is not None:
-            replaced = perturb(nearest.indices, nearest.codebook)
-            kept = (replaced == nearest.indices)[..., None]
-            quantized = self._as_maps(torch.where(kept, undisturbed, nearest.codebook.detach()[replaced]), sizes)
+            quantized = self.quantized_maps(encoded, perturb(nearest.indices, nearest.codebook))
         if drop is not None:
             dropped = list(drop([*shallow, *quantized]))
             shallow, quantized = dropped[: len(shallow)], dropped[len(shallow) :]
@@ -75,19 +80,44 @@ class VQSeg(Network):
             self.reconstruction([part[:reconstruct] for part in quantized]) if reconstruct else None,
             unperturbed,
             nearest.indices,
-            tokens,
+            encoded.tokens,
             nearest.codes,
         )
 
-    def _as_maps(self, tokens: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
-        """Tokens (B, N, D) of all levels as one map (B, C, *size) a level."""
-        counts = [
-            size.numel() * channels // self.code_dim
-            for size, channels in zip(sizes, self.quantized_channels, strict=True)
-        ]
+    def encode(self, image: Tensor) -> Encoded:
+        """Tokens of `image` (B, 1, *spatial) and the codes nearest to them."""
+        levels = self.encoder(image)
+        shallow = levels[: self.first_level] if self.shallow_skips else []
+        maps = [p(f) for p, f in zip(self.project, levels[self.first_level :], strict=True)]
+        # With several codes a position: product quantisation (Jegou et al., PAMI 33, 2011).
+        parts = [m.flatten(2).transpose(1, 2).reshape(len(image), -1, self.code_dim) for m in maps]
+        tokens = self.token_norm(torch.cat(parts, 1).float())
+        return Encoded(shallow, [m.shape[2:] for m in maps], tokens, self.quantizer(tokens))
+
+    def quantized_maps(self, encoded: Encoded, indices: Tensor) -> list[Tensor]:
+        """The codes `indices` (B, N) as one map (B, C, *size) a level.
+
+        A code that is not the nearest one passes no gradient to its token: the token did not choose it.
+        """
+        nearest = encoded.nearest
+        tokens = straight_through(encoded.tokens, nearest.codes)
+        if indices is not nearest.indices:
+            kept = (indices == nearest.indices)[..., None]
+            tokens = torch.where(kept, tokens, nearest.codebook.detach()[indices])
         return [
             part.reshape(len(tokens), size.numel(), -1).transpose(1, 2).unflatten(2, size)
-            for part, size in zip(tokens.split(counts, 1), sizes, strict=True)
+            for part, size in zip(tokens.split(self.tokens_by_level(encoded.sizes), 1), encoded.sizes, strict=True)
+        ]
+
+    def decode(self, encoded: Encoded, indices: Tensor) -> Tensor:
+        """Logits (B, L + 1, *spatial) when the segmentation decoder sees the codes `indices` (B, N)."""
+        return self.segmentation([*encoded.shallow, *self.quantized_maps(encoded, indices)])
+
+    def tokens_by_level(self, sizes: Sequence[torch.Size]) -> list[int]:
+        """Number of tokens of each quantised level, whose maps have these `sizes`; those of a position are adjacent."""
+        return [
+            size.numel() * channels // self.code_dim
+            for size, channels in zip(sizes, self.quantized_channels, strict=True)
         ]
 
     @torch.no_grad()

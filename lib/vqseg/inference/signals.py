@@ -1,0 +1,105 @@
+"""What one pass of a model over a study says of it: what the strategies choose by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy
+from vqseg.networks.network import Network
+from vqseg.networks.vqseg import Encoded, VQSeg
+
+__all__ = ["StudySignals", "WindowTally", "summarize"]
+
+
+@dataclass(frozen=True)
+class StudySignals:
+    """`usage` int64 (K,) counts the chosen codes, and `foreground_usage` float64 (K,) the same with each token weighted
+    by the predicted foreground of its patch; both 0 without a codebook. `features` float64 (F,) are the coarsest map's
+    means.
+
+    By structure (L,): `entropy` and `disagreement`, means in nats over the voxels that may belong to it, nan where none
+    may, the latter nan without QPM draws; `foreground`, the share of all voxels that are predicted as it.
+    """
+
+    usage: NDArray
+    foreground_usage: NDArray
+    features: NDArray
+    entropy: NDArray
+    disagreement: NDArray
+    foreground: NDArray
+
+
+class WindowTally:
+    """Sees the windows of a study one after another, and adds up what is not said voxel by voxel.
+
+    Args: `draws` of QPM, 0 for none; `generator` of the draws.
+    """
+
+    def __init__(self, network: Network, codes: int, draws: int, generator: torch.Generator) -> None:
+        self._network, self._draws, self._generator = network, draws, generator
+        self.usage = torch.zeros(codes, dtype=torch.int64)
+        self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
+        self._features: Tensor | float = 0.0
+        self._positions = 0
+
+    @property
+    def features(self) -> Tensor:
+        """Mean (F,) of the coarsest map."""
+        assert isinstance(self._features, Tensor), "no window was seen"
+        return self._features / self._positions
+
+    def __call__(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and how far the draws disagree (B, 1,
+        *spatial), in nats. The encoder runs once whatever the number of draws."""
+        network = self._network
+        if not isinstance(network, VQSeg):
+            output = network(window)
+            self._add_features(output.maps[-1])
+            probability = output.logits.float().softmax(1)
+            return probability, torch.full_like(probability[:, :1], torch.nan)
+        encoded = network.encode(window)
+        nearest = encoded.nearest
+        probability = network.decode(encoded, nearest.indices).float().softmax(1)
+        self._add_features(network.quantized_maps(encoded, nearest.indices)[-1])
+        self._add_codes(network, encoded, probability)
+        if not self._draws:
+            return probability, torch.full_like(probability[:, :1], torch.nan)
+        replaced = [network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws)]
+        answers = torch.stack([network.decode(encoded, indices).float().softmax(1) for indices in replaced])
+        return probability, mutual_information(answers)[:, None]
+
+    def _add_features(self, coarsest: Tensor) -> None:
+        self._features = self._features + coarsest.double().flatten(2).sum((0, 2)).cpu()
+        self._positions += len(coarsest) * coarsest[0, 0].numel()
+
+    def _add_codes(self, network: VQSeg, encoded: Encoded, probability: Tensor) -> None:
+        foreground = 1 - probability[:, :1]
+        weights = []
+        for size, count in zip(encoded.sizes, network.tokens_by_level(encoded.sizes), strict=True):
+            by_position = functional.interpolate(foreground, size, mode="area").flatten(1)
+            weights.append(by_position.repeat_interleave(count // size.numel(), 1))
+        indices, weight = encoded.nearest.indices.flatten().cpu(), torch.cat(weights, 1).flatten().double().cpu()
+        self.usage += torch.bincount(indices, minlength=len(self.usage))
+        self.foreground_usage += torch.bincount(indices, weight, minlength=len(self.usage))
+
+
+def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor) -> StudySignals:
+    """Signals of a study whose windows `tally` saw.
+
+    `probability` (B, L + 1, *spatial) and `disagreement` (B, 1, *spatial) are those of the whole study.
+    """
+    classes = probability.shape[1]
+    predicted = torch.bincount(probability.argmax(1).flatten(), minlength=classes)[1:]
+    return StudySignals(
+        tally.usage.numpy(),
+        tally.foreground_usage.numpy(),
+        tally.features.numpy(),
+        mean_by_structure(predictive_entropy(probability), probability).double().numpy(),
+        mean_by_structure(disagreement[:, 0], probability).double().numpy(),
+        (predicted / probability[:, 0].numel()).double().numpy(),
+    )

@@ -1,0 +1,126 @@
+"""What the strategies choose by: counted over the whole study, and each part what its name says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from builders import TINY_2D, make_volume, state_of, tiny_config
+
+from vqseg.active.uncertainty import mean_by_structure, predictive_entropy
+from vqseg.data.preparation import prepare_volume
+from vqseg.data.reading import Volume
+from vqseg.inference.predictor import Predictor
+from vqseg.inference.signals import StudySignals
+from vqseg.networks.build import build_network
+from vqseg.networks.vqseg import VQSeg
+
+CPU = torch.device("cpu")
+QUANTIZED: list[dict[str, Any]] = [
+    {},
+    TINY_2D,
+    {"model.code_groups": None, "model.code_dim": 2},
+    TINY_2D | {"model.shallow_skips": True},
+]
+quantized = pytest.mark.parametrize("overrides", QUANTIZED, ids=["3D", "2D", "3D-full-width", "2D-shallow-skips"])
+
+
+def predictor_of(overrides: dict[str, Any]) -> Predictor:
+    """An untrained network that calls voxels by every name."""
+    torch.manual_seed(0)
+    config = tiny_config(overrides)
+    network = build_network(config)
+    with torch.no_grad():
+        network.segmentation.head.weight.mul_(20)  # type: ignore[union-attr,operator]
+    return Predictor(network, config, CPU)
+
+
+def study(shape: tuple[int, ...] = (20, 20, 20)) -> Volume:
+    return make_volume(np.random.default_rng(0).normal(size=shape), np.diag([2.0, 2, 2, 1]))
+
+
+def assert_equal(one: StudySignals, other: StudySignals) -> None:
+    for name, value in dataclasses.asdict(one).items():
+        np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+
+
+@quantized
+def test_usage_is_that_of_a_prediction(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides)
+    found = predictor.signals(study())
+    np.testing.assert_array_equal(found.usage, predictor.predict(study()).usage)
+    assert found.usage.sum() > 0
+    # A token is weighted by a probability.
+    assert (found.foreground_usage <= found.usage + 1e-9).all()
+    assert (found.foreground_usage > 0).any()
+
+
+@quantized
+def test_parts_of_a_study_of_one_window(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides | {"data.spacing": [2, 2, 2], "views.flip_axes": []})
+    network, volume = predictor.network, study((8, 8, 8))
+    assert isinstance(network, VQSeg)
+    prepared = torch.from_numpy(np.ascontiguousarray(prepare_volume(volume, predictor.config.data)))
+    axis = predictor.config.data.slice_axis
+    window = prepared[None, None] if axis is None else prepared.movedim(axis, 0)[:, None]
+    with torch.inference_mode():
+        output = network(window)
+    probability = output.logits.softmax(1)
+    found = predictor.signals(volume)
+    expected = mean_by_structure(predictive_entropy(probability), probability)
+    np.testing.assert_allclose(found.entropy, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.features, output.maps[-1].transpose(0, 1).flatten(1).mean(1), rtol=1e-4)
+    share = torch.bincount(probability.argmax(1).flatten(), minlength=3)[1:] / probability[:, 0].numel()
+    np.testing.assert_allclose(found.foreground, share, rtol=1e-6)
+    assert found.foreground.any()
+
+
+@quantized
+def test_draws_disagree_and_only_where_codes_are_replaced(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides)
+    assert isinstance(predictor.network, VQSeg)
+    without = predictor.signals(study())
+    assert np.isnan(without.disagreement).all()
+    with_draws = predictor.signals(study(), draws=3)
+    assert (with_draws.disagreement > 1e-4).all()
+    # Drawing changes nothing else.
+    assert_equal(dataclasses.replace(with_draws, disagreement=without.disagreement), without)
+    predictor.network.qpm.rate = 0.0
+    np.testing.assert_allclose(predictor.signals(study(), draws=3).disagreement, 0, atol=1e-6)
+
+
+@quantized
+def test_the_same_study_has_the_same_signals(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides)
+    predictor.network.calibrate()  # as every training does
+    before, random = state_of(predictor.network), torch.get_rng_state()
+    one = predictor.signals(study(), draws=2)
+    assert_equal(predictor.signals(study(), draws=2), one)
+    other = predictor.signals(study(), 2, torch.Generator().manual_seed(5))
+    assert (other.disagreement != one.disagreement).any()
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in state_of(predictor.network).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_encoder_runs_once_whatever_the_number_of_draws() -> None:
+    predictor = predictor_of({})
+    passes = []
+    predictor.network.encoder.register_forward_hook(lambda *_: passes.append(1))
+    predictor.signals(study())
+    once = len(passes)
+    predictor.signals(study(), draws=5)
+    assert len(passes) == 2 * once
+
+
+def test_a_network_without_a_codebook_has_all_but_codes() -> None:
+    predictor = predictor_of({"model.quantized": False})
+    found = predictor.signals(study(), draws=2)
+    assert not found.usage.any()
+    assert not found.foreground_usage.any()
+    assert np.isnan(found.disagreement).all()
+    assert np.isfinite(found.entropy).all()
+    assert np.isfinite(found.features).all()
