@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
 from vqseg.inference.signals import StudySignals, WindowTally, summarize
 from vqseg.networks.build import build_network
-from vqseg.networks.mirroring import segment_mirrored
 from vqseg.networks.network import Network
 from vqseg.store import find_version, load_weights
 
@@ -35,18 +33,19 @@ _SLICES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class Prediction:
-    """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes, all 0 for a
-    network without a codebook; `seconds` by part."""
+    """`mask` uint8 (X, Y, Z) in RAS+ axis order; the `signals` of the same pass; `seconds` by part."""
 
     mask: NDArray[np.uint8]
-    usage: NDArray[np.int64]
+    signals: StudySignals
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Scores:
+class _Inspected:
+    """Class probabilities (L + 1, X, Y, Z) on the working grid, on the CPU, and the signals."""
+
     probability: Tensor
-    usage: NDArray[np.int64]
+    signals: StudySignals
 
 
 class Predictor:
@@ -75,49 +74,28 @@ class Predictor:
         begin = time.perf_counter()
         image = prepare_volume(volume, self.config.data)
         prepared = time.perf_counter()
-        scores = self._scores(image)
+        inspected = self._inspect(image)
         inferred = time.perf_counter()
-        mask = resize_classes(scores.probability, volume.array.shape)
+        mask = resize_classes(inspected.probability, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
-        return Prediction(mask, scores.usage, seconds)
+        return Prediction(mask, inspected.signals, seconds)
 
-    def usage(self, volume: Volume) -> NDArray[np.int64]:
-        """How often each code (K,) is chosen for the volume."""
-        return self._scores(prepare_volume(volume, self.config.data)).usage
-
-    @torch.inference_mode()
     def signals(self, volume: Volume, draws: int = 0, generator: torch.Generator | None = None) -> StudySignals:
-        """What the strategies choose by, from one pass over the volume; how far `draws` of QPM disagree, too.
+        """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
 
-        No window is mirrored. The same volume has the same signals, unless a `generator` of the draws is given.
+        The same volume has the same signals, unless a `generator` of the draws is given.
         """
-        tally = WindowTally(
-            self.network, self.config.model.codebook_size, draws, generator or torch.Generator().manual_seed(0)
-        )
-        return summarize(tally, *self._slide(prepare_volume(volume, self.config.data), tally))
+        return self._inspect(prepare_volume(volume, self.config.data), draws, generator).signals
 
     @torch.inference_mode()
-    def _scores(self, image: NDArray[np.float32]) -> _Scores:
-        """Class probabilities (L + 1, X, Y, Z) on the working grid, on the CPU, and the code usage."""
-        mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
-        usage = torch.zeros(self.config.model.codebook_size, dtype=torch.int64, device=self.device)
-
-        def segment(window: Tensor) -> Tensor:
-            found = segment_mirrored(self.network, window, mirrored)
-            if found.indices is not None:
-                usage.add_(torch.bincount(found.indices.flatten(), minlength=len(usage)))
-            return found.probability
-
-        (probability,) = self._slide(image, segment)
-        axis = self.config.data.slice_axis
-        return _Scores(probability[0] if axis is None else probability.movedim(0, axis + 1), usage.cpu().numpy())
-
-    def _slide(
-        self, image: NDArray[np.float32], look: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        """What `look` says of the windows (B, 1, *spatial) of a volume, put together as (1 or slices, C, *spatial)."""
+    def _inspect(
+        self, image: NDArray[np.float32], draws: int = 0, generator: torch.Generator | None = None
+    ) -> _Inspected:
         data = self.config.data
         assert data.patch_size is not None
+        mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
+        generator = generator or torch.Generator().manual_seed(0)
+        tally = WindowTally(self.network, self.config.model.codebook_size, mirrored, draws, generator)
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
         window = self._window(batch.shape[2:], data.patch_size)
@@ -127,7 +105,7 @@ class Predictor:
                     part,
                     window,
                     sw_batch_size=_SLICES_AT_A_TIME if data.spatial_dims == 2 else 1,
-                    predictor=look,
+                    predictor=tally,
                     overlap=0.5,
                     mode="gaussian",
                     cval=float(image.min()),
@@ -136,8 +114,10 @@ class Predictor:
                 )
                 for part in batch.split(_SLICES_AT_A_TIME)
             ]
-        several = [part if isinstance(part, tuple) else (part,) for part in parts]
-        return tuple(torch.cat(pieces) for pieces in zip(*several, strict=True))
+        probability, disagreement = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        signals = summarize(tally, probability, disagreement)
+        whole = probability[0] if data.slice_axis is None else probability.movedim(0, data.slice_axis + 1)
+        return _Inspected(whole, signals)
 
     def _window(self, shape: torch.Size, patch: tuple[int, ...]) -> tuple[int, ...]:
         stride = self.network.stride

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy
+from vqseg.networks.mirroring import average_with_mirrored
 from vqseg.networks.network import Network
 from vqseg.networks.vqseg import Encoded, VQSeg
 
@@ -37,11 +39,14 @@ class StudySignals:
 class WindowTally:
     """Sees the windows of a study one after another, and adds up what is not said voxel by voxel.
 
-    Args: `draws` of QPM, 0 for none; `generator` of the draws.
+    Args: `mirrored` spatial axes along which a window is flipped for a further answer; `draws` of QPM, 0 for none;
+    `generator` of the draws.
     """
 
-    def __init__(self, network: Network, codes: int, draws: int, generator: torch.Generator) -> None:
-        self._network, self._draws, self._generator = network, draws, generator
+    def __init__(
+        self, network: Network, codes: int, mirrored: Sequence[int], draws: int, generator: torch.Generator
+    ) -> None:
+        self._network, self._mirrored, self._draws, self._generator = network, mirrored, draws, generator
         self.usage = torch.zeros(codes, dtype=torch.int64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._features: Tensor | float = 0.0
@@ -55,23 +60,24 @@ class WindowTally:
 
     def __call__(self, window: Tensor) -> tuple[Tensor, Tensor]:
         """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and how far the draws disagree (B, 1,
-        *spatial), in nats. The encoder runs once whatever the number of draws."""
+        *spatial), in nats. The window is encoded once whatever the number of draws."""
         network = self._network
-        if not isinstance(network, VQSeg):
+        disagreement = window.new_full((len(window), 1, *window.shape[2:]), torch.nan, dtype=torch.float32)
+        if isinstance(network, VQSeg):
+            encoded = network.encode(window)
+            nearest = encoded.nearest
+            probability = network.decode(encoded, nearest.indices).float().softmax(1)
+            self._add_features(network.quantized_maps(encoded, nearest.indices)[-1])
+            self._add_codes(network, encoded, probability)
+            if self._draws:
+                drawn = [network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws)]
+                answers = torch.stack([network.decode(encoded, indices).float().softmax(1) for indices in drawn])
+                disagreement = mutual_information(answers)[:, None]
+        else:
             output = network(window)
-            self._add_features(output.maps[-1])
             probability = output.logits.float().softmax(1)
-            return probability, torch.full_like(probability[:, :1], torch.nan)
-        encoded = network.encode(window)
-        nearest = encoded.nearest
-        probability = network.decode(encoded, nearest.indices).float().softmax(1)
-        self._add_features(network.quantized_maps(encoded, nearest.indices)[-1])
-        self._add_codes(network, encoded, probability)
-        if not self._draws:
-            return probability, torch.full_like(probability[:, :1], torch.nan)
-        replaced = [network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws)]
-        answers = torch.stack([network.decode(encoded, indices).float().softmax(1) for indices in replaced])
-        return probability, mutual_information(answers)[:, None]
+            self._add_features(output.maps[-1])
+        return average_with_mirrored(probability, network, window, self._mirrored), disagreement
 
     def _add_features(self, coarsest: Tensor) -> None:
         self._features = self._features + coarsest.double().flatten(2).sum((0, 2)).cpu()

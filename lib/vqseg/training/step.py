@@ -126,7 +126,7 @@ def pseudo_label(
     teacher: Network, unlabelled: Unlabelled, mirror_axes: Sequence[int], confidence: float
 ) -> PseudoLabel:
     """The teacher's answer for the patches, mirrored too and without perturbation, moved into their weak view."""
-    probability = segment_mirrored(teacher, unlabelled.image, mirror_axes).probability
+    probability = segment_mirrored(teacher, unlabelled.image, mirror_axes)
     best = apply_geometry(probability, unlabelled.geometry).max(1)
     return PseudoLabel(best.indices, best.values >= confidence)
 
