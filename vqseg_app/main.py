@@ -29,7 +29,7 @@ from lib.reservations import Reservations
 from lib.routes import install
 from lib.scoring import VQSegScoring
 from lib.scoring_queue import queue_scoring
-from lib.strategies import NextStudy
+from lib.strategies import SERVED, NextStudy, served_strategy
 from lib.training import VQSegTraining
 from lib.usage_cache import UsageCache
 from monailabel.interfaces.app import MONAILabelApp
@@ -42,7 +42,6 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
-from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.errors import VQSegError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class VQSegApp(MONAILabelApp):
         self.usage = UsageCache(self.run / "usage")
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.active = config.active
-        make_strategy(self.active.strategy)
+        served_strategy(self.active.strategy)
 
     def current_labels(self) -> dict[str, int]:
         """Empty while nothing is known, and while a PACS that would know does not answer."""
@@ -108,7 +107,7 @@ class VQSegApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         # OHIF always asks for `random`, whatever its user chose.
-        names = {"random": self.active.strategy, **{name: name for name in STRATEGIES}}
+        names = {"random": self.active.strategy, **{name: name for name in SERVED}}
         return {
             shown: NextStudy(name, self.active, self.live, self.usage, self.reservations, self.options.score_seconds)
             for shown, name in names.items()

@@ -265,6 +265,11 @@ class Active(Section):
 
     strategy: str = Field("codebook_entropy", description="strategy that also answers to MONAI Label's `random`")
     tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
+    smoothing: float = Field(0.5, gt=0, description="tokens added to every code before frequencies are compared")
+    enough_tokens: float = Field(64.0, gt=0, description="tokens of a code in labelled studies that cover it")
+    power: float = Field(1.0, gt=0, description="exponent of noisy scores: the larger, the less noise")
+    most_clusters: int = Field(500, ge=1, description="bound on the clusters of `typical`")
+    batches: int = Field(100, ge=1, description="random batches among which `stochastic_batches` chooses")
     reserve_minutes: float = Field(30.0, ge=0, description="minutes for which a study is offered to one client alone")
 
 

@@ -82,7 +82,7 @@ def test_missing_operators_are_declared_once(app_module: Any) -> None:
     ("conf", "words"),
     [
         (["train.stepz", "3"], "unknown option 'train.stepz'; known options: labels, preset, device"),
-        (["active.strategy", "magic"], "unknown strategy 'magic'; known strategies: uniform"),
+        (["active.strategy", "magic"], "active.strategy: the server has no strategy 'magic'; it has: codebook_entropy"),
     ],
 )
 def test_wrong_option_stops_the_start_in_words(tmp_path: Path, conf: list[str], words: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from vqseg.config import Active, load_config
 from vqseg.networks.build import build_network
@@ -132,3 +133,34 @@ def test_a_model_without_a_codebook_cannot_score(
     reply = strategy({"client_id": "reader"}, datastore)
     assert (reply["id"], reply["strategy_used"]) == ("case", "uniform")
     assert "no codebook" in reply["note"]
+
+
+@pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage"])
+def test_the_labelled_studies_count_and_the_reply_says_why(
+    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of two open studies the one that is the same as the labelled one comes last."""
+    datastore_module = app_module("datastore")
+    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    noise, ramp = np.random.default_rng(0).normal(size=(16, 16, 16)), np.mgrid[:16, :16, :16][0] / 4.0
+    for study, voxels in {"a_same": noise, "b_other": ramp, "labelled": noise}.items():
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), tmp_path / f"{study}.nii.gz")
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    mask = nib.Nifti1Image((noise > 1).astype(np.uint8), np.eye(4))
+    nib.save(mask, tmp_path / "labels" / "final" / "labelled.nii.gz")
+    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
+    assert datastore.get_labeled_images() == ["labelled"]
+    overrides = {"data.labels": {"lung": 1}, "model.channels": [4, 8], "data.spacing": [1, 1, 1]}
+    config = load_config(overrides=overrides | {"data.patch_size": [16, 16, 16], "model.codebook_size": 64})
+    torch.manual_seed(0)
+    ModelStore(tmp_path / "run" / "models").publish(build_network(config), {"config": config.model_dump(mode="json")})
+    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
+    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
+    held = app_module("reservations").Reservations(60)
+    settings = Active(enough_tokens=1000)
+    strategy = app_module("strategies").NextStudy(name, settings, live, usage, held, 60.0)
+    reply = strategy({"client_id": "reader"}, datastore)
+    assert (reply["id"], reply["strategy_used"], reply["scored"], reply["rank"]) == ("b_other", name, 2, 1)
+    assert 1 <= len(reply["parts"]) <= 3
+    assert all(part.startswith("code ") and value > 0 for part, value in reply["parts"].items())
+    assert "codes" in reply["reason"]

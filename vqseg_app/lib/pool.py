@@ -30,6 +30,15 @@ class PoolUsage:
     missing: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
+    def of(self, studies: Iterable[str]) -> PoolUsage:
+        """What of this is about these studies."""
+        chosen = set(studies)
+        return PoolUsage(
+            {study: counts for study, counts in self.counts.items() if study in chosen},
+            [study for study in self.missing if study in chosen],
+            {study: why for study, why in self.left_out.items() if study in chosen},
+        )
+
 
 def usage_of(
     studies: Iterable[str], datastore: Datastore, live: LiveModel, cache: UsageCache, seconds: float | None = None

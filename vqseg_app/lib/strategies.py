@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from vqseg.active.strategies import STRATEGIES, Candidate, Uniform, make_strategy
+from vqseg.active.at_random import Uniform
+from vqseg.active.pool import Pool
+from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.config import Active
 from vqseg.data.reading import read_image
-from vqseg.errors import ImageError
+from vqseg.errors import ConfigError, ImageError
 
 from .errors_over_rest import UnknownError
 from .live_model import LiveModel
@@ -26,6 +29,18 @@ from .usage_cache import UsageCache
 logger = logging.getLogger(__name__)
 UNIFORM = Uniform.name
 ANONYMOUS = "anonymous"
+# Of a study the server keeps its code usage and nothing else.
+SERVED = [name for name, strategy in STRATEGIES.items() if strategy.needs <= {"usage", "labelled_weights"}]
+
+
+@dataclass
+class _Counted:
+    """The strategy to use, the code usage it needs, and what the client should know about it."""
+
+    strategy: str
+    candidates: PoolUsage = field(default_factory=PoolUsage)
+    labelled: PoolUsage = field(default_factory=PoolUsage)
+    note: str = ""
 
 
 class NextStudy(Strategy):
@@ -54,9 +69,10 @@ class NextStudy(Strategy):
         open_studies = sorted(set(datastore.get_unlabeled_images()) - self._reservations.of_others(client))
         if not open_studies:
             return {}
-        name, pool, note = self._counted(open_studies, datastore)
-        candidates = [Candidate(study, pool.counts.get(study)) for study in (pool.counts or open_studies)]
-        ranking = make_strategy(name, self._settings).rank(candidates, np.random.default_rng())
+        counted = self._counted(open_studies, datastore)
+        pool = counted.candidates
+        known = Pool.of_usage(pool.counts, counted.labelled.counts.values()) if pool.counts else Pool(open_studies)
+        ranking = make_strategy(counted.strategy, self._settings).rank(known, np.random.default_rng())
         remaining = [entry.id for entry in ranking]
         while (chosen := self._reservations.take_first(remaining, client)) is not None:
             if chosen in pool.counts or is_readable(datastore, chosen):
@@ -68,27 +84,31 @@ class NextStudy(Strategy):
         version = self._live.version()
         return {
             "id": chosen,
-            "strategy_used": name,
+            "strategy_used": counted.strategy,
             "score": float(entry.score) if np.isfinite(entry.score) else None,
             "rank": rank,
             "reason": entry.reason,
+            "parts": {part.name: part.value for part in entry.parts},
             "scored": len(pool.counts),
             "unlabelled": len(open_studies),
             "missing": len(pool.missing),
             "model_version": version.name if version else None,
-            **({"note": note} if note else {}),
+            **({"note": counted.note} if counted.note else {}),
         }
 
-    def _counted(self, studies: list[str], datastore: Datastore) -> tuple[str, PoolUsage, str]:
-        """The strategy to use, the code usage it needs, and what the client should know about it."""
-        if not STRATEGIES[self.name].needs_usage:
-            return self.name, PoolUsage(), ""
+    def _counted(self, studies: list[str], datastore: Datastore) -> _Counted:
+        needs = STRATEGIES[self.name].needs
+        if not needs:
+            return _Counted(self.name)
         version = self._live.version()
         if version is None:
-            return UNIFORM, PoolUsage(), f"there is no trained model yet: chosen by {UNIFORM} instead of {self.name}"
+            return _Counted(UNIFORM, note=f"there is no trained model yet: chosen by {UNIFORM} instead of {self.name}")
         if not version.config.model.has_codebook:
-            return UNIFORM, PoolUsage(), f"the live model has no codebook: chosen by {UNIFORM} instead of {self.name}"
-        pool = usage_of(studies, datastore, self._live, self._usage, self._seconds)
+            return _Counted(UNIFORM, note=f"the live model has no codebook: chosen by {UNIFORM} instead of {self.name}")
+        # In one go, so that both are counted by one model.
+        labelled = sorted(datastore.get_labeled_images()) if "labelled_weights" in needs else []
+        counted = usage_of([*studies, *labelled], datastore, self._live, self._usage, self._seconds)
+        pool = counted.of(studies)
         notes = []
         if pool.missing:
             notes.append(f"{len(pool.missing)} studies are not scored yet and took no part")
@@ -96,7 +116,14 @@ class NextStudy(Strategy):
             notes.append(f"left out: {'; '.join(pool.left_out.values())}")
         if not pool.counts:
             notes.append(f"no study is scored: chosen by {UNIFORM} instead of {self.name}")
-        return (self.name if pool.counts else UNIFORM), pool, "; ".join(notes)
+        return _Counted(self.name if pool.counts else UNIFORM, pool, counted.of(labelled), "; ".join(notes))
+
+
+def served_strategy(name: str) -> str:
+    """The name, where it is one of a strategy that the server offers. Raises `ConfigError` with the list of these."""
+    if name not in SERVED:
+        raise ConfigError(f"active.strategy: the server has no strategy {name!r}; it has: {', '.join(SERVED)}")
+    return name
 
 
 def is_readable(datastore: Datastore, image: str) -> bool:

@@ -1,64 +1,257 @@
-"""Rankings: best first, ties by id, the same whatever the order of the pool."""
+"""Rankings: laws that hold for every strategy, and what each of them is for."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from vqseg.active.strategies import STRATEGIES, Candidate, make_strategy
+from vqseg.active.pool import Pool
+from vqseg.active.strategies import STRATEGIES, make_strategy
+from vqseg.active.strategy import Ranked
 from vqseg.active.usage import rarefied_entropy
 from vqseg.config import Active
 from vqseg.errors import ConfigError
+from vqseg.inference.signals import StudySignals
 
-quick = settings(max_examples=25, deadline=None)
-usages = st.none() | st.lists(st.integers(0, 30), min_size=6, max_size=6).map(np.array)
-pools = st.dictionaries(st.text("abc1", min_size=1, max_size=3), usages, max_size=8).map(
-    lambda pool: [Candidate(name, usage) for name, usage in pool.items()]
+quick = settings(max_examples=15, deadline=None)
+every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
+STRUCTURES = ("left", "right")
+CODES, WIDTH = 6, 3
+
+
+def signals(
+    usage: Any = (4, 4, 0, 0, 0, 0), entropy: Any = (0.1, 0.1), foreground: Any = (0.2, 0.2), **others: Any
+) -> StudySignals:
+    counts = np.array(usage, np.int64)
+    given = {
+        "foreground_usage": counts.astype(float),
+        "features": np.zeros(WIDTH),
+        "disagreement": np.array(entropy, float),
+    }
+    given |= {name: np.array(value, float) for name, value in others.items()}
+    return StudySignals(counts, entropy=np.array(entropy, float), foreground=np.array(foreground, float), **given)
+
+
+def some_signals(seed: int) -> StudySignals:
+    """Anything a model may say of a study, such as that it holds nothing at all."""
+    draw = np.random.default_rng(seed)
+    missing = draw.random(2) < 0.2
+    nats = np.where(missing, np.nan, draw.random((2, 2)))
+    return signals(
+        draw.integers(0, 30, CODES) * (draw.random(CODES) < 0.7),
+        nats[0],
+        np.where(missing, 0, draw.random(2)),
+        foreground_usage=draw.random(CODES),
+        features=draw.integers(0, 3, WIDTH),
+        disagreement=nats[1],
+    )
+
+
+pools = st.builds(
+    lambda studies, labelled, progress: Pool.of(
+        {name: some_signals(seed) for name, seed in studies.items()}, map(some_signals, labelled), STRUCTURES, progress
+    ),
+    st.dictionaries(st.text("abc1", min_size=1, max_size=3), st.integers(0, 10**6), max_size=7),
+    st.lists(st.integers(0, 10**6), max_size=3),
+    st.floats(0, 1),
 )
-names = st.sampled_from(sorted(STRATEGIES))
 
 
+def rank(name: str, pool: Pool, picks: int = 1, seed: int = 0, **options: Any) -> list[Ranked]:
+    return make_strategy(name, Active(**options)).rank(pool, np.random.default_rng(seed), picks)
+
+
+def order(name: str, pool: Pool, picks: int = 1, **options: Any) -> list[str]:
+    return [one.id for one in rank(name, pool, picks, **options)]
+
+
+@every_strategy
 @quick
-@given(pools, names, st.randoms(use_true_random=False))
-def test_order_of_the_pool_does_not_matter(pool: list[Candidate], name: str, random: object) -> None:
-    strategy = make_strategy(name)
-    shuffled = list(pool)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    ranked = strategy.rank(pool, np.random.default_rng(3))
-    assert strategy.rank(shuffled, np.random.default_rng(3)) == ranked
-    assert ranked == sorted(ranked, key=lambda one: (-one.score, one.id))
-    usable = {c.id for c in pool if c.usage is not None or not strategy.needs_usage}
-    assert sorted(one.id for one in ranked) == sorted(usable)
-    assert all(one.reason for one in ranked)
+@given(pools, st.integers(0, 8))
+def test_every_study_has_one_place_and_a_reason(name: str, pool: Pool, picks: int) -> None:
+    ranked = rank(name, pool, picks)
+    assert sorted(one.id for one in ranked) == list(pool.ids)
+    assert rank(name, pool, picks) == ranked
+    for one in ranked:
+        assert one.reason
+        assert not math.isnan(one.score)
+        assert [part.value for part in one.parts] == sorted((part.value for part in one.parts), reverse=True)
+        assert len(one.parts) <= 3
+    unscored = [one.id for one in ranked if one.score == -np.inf]
+    if name != "stochastic_batches":
+        assert unscored == [one.id for one in ranked][len(ranked) - len(unscored) :]
+    assert all("cannot be scored" in one.reason for one in ranked if one.id in unscored)
+
+
+@every_strategy
+def test_a_pool_of_none_and_of_one(name: str) -> None:
+    assert rank(name, Pool.of({})) == []
+    assert order(name, Pool.of({"only": signals()}, structures=STRUCTURES), picks=3) == ["only"]
+
+
+@every_strategy
+def test_equal_studies_are_taken_by_id_or_at_random(name: str) -> None:
+    pool = Pool.of({study: signals() for study in "cabd"}, [signals()], STRUCTURES)
+    found = [rank(name, pool, seed=seed)[0].id for seed in range(20)]
+    draws = {"uniform", "foreground_random", "power_entropy", "clasp_pe", "stochastic_batches"}
+    assert (len(set(found)) > 1) == (name in draws)
+    if name not in draws:
+        assert set(found) == {"a"}
+
+
+def test_the_order_in_which_studies_are_given_does_not_matter() -> None:
+    names = list("dacb")
+    studies = {study: some_signals(ord(study)) for study in names}
+    backwards = {study: studies[study] for study in reversed(names)}
+    for name in STRATEGIES:
+        one, other = (rank(name, Pool.of(given, [signals()], STRUCTURES), 2) for given in (studies, backwards))
+        assert one == other
+
+
+def test_unsorted_ids_are_refused() -> None:
+    with pytest.raises(AssertionError, match="sorted"):
+        Pool(["b", "a"])
 
 
 @quick
 @given(pools, st.integers(2, 50))
-def test_codebook_entropy_is_the_rarefied_one(pool: list[Candidate], tokens: int) -> None:
-    usage = {candidate.id: candidate.usage for candidate in pool}
-    for one in make_strategy("codebook_entropy", Active(tokens=tokens)).rank(pool, np.random.default_rng(0)):
-        counts = usage[one.id]
-        assert counts is not None
-        assert one.score == rarefied_entropy(counts, tokens)
+def test_codebook_entropy_is_the_rarefied_one(pool: Pool, tokens: int) -> None:
+    for one in rank("codebook_entropy", pool, tokens=tokens):
+        assert pool.usage is not None
+        counts = pool.usage.todense()[list(pool.ids).index(one.id)].astype(np.int64)
+        assert one.score == pytest.approx(rarefied_entropy(counts, tokens))
         assert f"{one.score:.3f}" in one.reason
 
 
-def test_ties_are_broken_by_id() -> None:
-    pool = [Candidate(name, np.array([4, 4])) for name in ("b", "a", "c")]
-    pool.append(Candidate("z", np.array([2, 2, 2, 2])))
-    ranked = make_strategy("codebook_entropy").rank(pool, np.random.default_rng(0))
-    assert [one.id for one in ranked] == ["z", "a", "b", "c"]
+def sites() -> dict[str, StudySignals]:
+    """Three studies a site; a site uses a code of its own."""
+    usage = np.eye(4, CODES, dtype=np.int64) * 100 + 1
+    return {f"{'abcd'[site]}{number}": signals(usage[site]) for site in range(4) for number in range(3)}
 
 
-def test_plain_random_is_fair_and_follows_its_generator() -> None:
-    pool = [Candidate(name) for name in "abcde"]
-    first = Counter(make_strategy("uniform").rank(pool, np.random.default_rng(seed))[0].id for seed in range(1000))
+@pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage"])
+def test_codes_are_learnt_from_every_pick(name: str) -> None:
+    """With a study of one site labelled, the next three come from the three others; ranked once they would not."""
+    pool = Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)])
+    assert {study[0] for study in order(name, pool, picks=3)[:3]} == {"b", "c", "d"}
+    first = rank(name, pool, picks=0)[0]
+    assert first.parts[0].name == "code 1"
+    assert first.parts[0].value > 0
+
+
+def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
+    best = rank("codebook_rarity", Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)]))[0]
+    assert f"{math.exp(best.score):.2f} times" in best.reason
+    assert best.score > 1
+
+
+def test_usage_alone_is_enough_for_the_codebook_strategies() -> None:
+    counts: dict[str, NDArray] = {name: one.usage for name, one in sites().items()}
+    pool = Pool.of_usage(counts, [counts["a0"]])
+    for name in ("codebook_entropy", "codebook_rarity", "codebook_coverage"):
+        assert STRATEGIES[name].needs <= {"usage", "labelled_weights"}
+        assert order(name, pool)[0] == ("a0" if name == "codebook_entropy" else "b0")
+
+
+@pytest.mark.parametrize("name", ["predictive_entropy", "perturbation"])
+def test_each_structure_weighs_the_same_and_a_missing_one_nothing(name: str) -> None:
+    studies = {
+        "half": signals(entropy=(0.3, 0.1)),
+        "one": signals(entropy=(0.5, np.nan)),
+        "none": signals(entropy=(np.nan, np.nan)),
+        "sure": signals(entropy=(0.0, 0.1)),
+    }
+    ranked = rank(name, Pool.of(studies, structures=STRUCTURES))
+    assert [one.id for one in ranked] == ["one", "half", "sure", "none"]
+    assert [one.score for one in ranked] == pytest.approx([0.5, 0.2, 0.05, -np.inf])
+    assert [(part.name, part.value) for part in ranked[1].parts] == [("left", 0.3), ("right", 0.1)]
+    assert "left is 0.300 nats" in ranked[1].reason
+
+
+def test_uniform_is_fair() -> None:
+    pool = Pool(list("abcde"))
+    first = Counter(rank("uniform", pool, seed=seed)[0].id for seed in range(1000))
     assert all(140 < first[name] < 260 for name in "abcde")
-    assert not make_strategy("uniform").needs_usage
+    assert not STRATEGIES["uniform"].needs
+
+
+def test_foreground_random_follows_the_foreground_of_each_structure() -> None:
+    """A rare structure counts as much as a frequent one: half of its draws go to the only study that holds it."""
+    studies = {"large": signals(foreground=(0.9, 0)), "rare": signals(foreground=(0.1, 0.001)), "void": signals()}
+    studies["void"] = signals(foreground=(0, 0))
+    first = Counter(rank("foreground_random", Pool.of(studies), seed=seed)[0].id for seed in range(2000))
+    assert first["large"] / 2000 == pytest.approx(0.45, abs=0.05)
+    assert first["rare"] / 2000 == pytest.approx(0.55, abs=0.05)
+    assert not first["void"]
+
+
+def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> None:
+    studies = {f"l{n}": signals(entropy=(1 + n / 10, 0.01)) for n in range(5)}
+    studies |= {f"r{n}": signals(entropy=(0.01, 0.1 + n / 100)) for n in range(5)}
+    late, early = (Pool.of(studies, structures=STRUCTURES, progress=progress) for progress in (1.0, 0.0))
+    for seed in range(10):
+        first, second, third, fourth = (one.id for one in rank("clasp_pe", late, picks=4, seed=seed)[:4])
+        assert {first[0], second[0]} == {third[0], fourth[0]} == {"l", "r"}
+    best = {f"{side}{n}" for side in "lr" for n in (3, 4)}
+
+    def exploited(pool: Pool) -> int:
+        return sum(rank("clasp_pe", pool, seed=seed)[0].id in best for seed in range(100))
+
+    assert exploited(late) > exploited(early) + 15
+    # Predictive entropy alone never looks at the structure of which the model is surer.
+    assert {study[0] for study in order("predictive_entropy", late, picks=4)[:4]} == {"l"}
+
+
+def test_power_entropy_is_the_entropy_when_there_is_no_noise() -> None:
+    studies = {f"s{n}": signals(entropy=(n / 10 + 0.1, n / 10 + 0.1)) for n in range(6)}
+    pool = Pool.of(studies, structures=STRUCTURES)
+    assert order("power_entropy", pool, power=1e6) == order("predictive_entropy", pool)
+    assert len({rank("power_entropy", pool, seed=seed)[0].id for seed in range(30)}) > 1
+
+
+def grid() -> dict[str, StudySignals]:
+    """Two tight groups, a large one at 0 and a small one at 10, and a lonely study at 100."""
+    places = {"a0": 0.0, "a1": 0.1, "a2": 0.2, "a3": 0.3, "b0": 10.0, "b1": 10.1, "z": 100.0}
+    return {name: signals(features=[place, 0, 0]) for name, place in places.items()}
+
+
+def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group() -> None:
+    labelled = [signals(features=[10.05, 0, 0])]
+    pool = Pool.of(grid(), labelled)
+    assert order("coreset", pool, picks=2)[:2] == ["z", "a0"]
+    assert order("typical", Pool.of({name: one for name, one in grid().items() if name != "z"}, labelled))[0][0] == "a"
+    # A lonely study is no group to learn from, as long as one of many is missing.
+    pool = Pool.of(grid(), [*labelled, signals(features=[100.0, 0, 0])])
+    assert order("typical", pool)[0] in {"a1", "a2"}
+    # Once one of the group is taken, the next is not its neighbour.
+    places = {"a": 0, "b": 50, "c": 90}
+    apart = {f"{group}{n}": signals(features=[at + n / 10, 0, 0]) for group, at in places.items() for n in range(4)}
+    assert {study[0] for study in order("typical", Pool.of(apart), picks=3)[:3]} == {"a", "b", "c"}
+
+
+def test_coreset_begins_in_the_middle() -> None:
+    places = {"a": 0.0, "b": 5.0, "c": 10.0}
+    pool = Pool.of({name: signals(features=[place, 0, 0]) for name, place in places.items()})
+    assert order("coreset", pool, picks=2) == ["b", "a", "c"]
+
+
+def test_the_best_of_many_batches_is_better_than_a_random_one() -> None:
+    studies = {f"s{n:02}": signals(entropy=(n / 20, n / 20)) for n in range(20)}
+    pool = Pool.of(studies, structures=STRUCTURES)
+
+    def worth(batches: int) -> float:
+        chosen = [rank("stochastic_batches", pool, 3, seed, batches=batches)[:3] for seed in range(50)]
+        return float(np.mean([one.score for batch in chosen for one in batch]))
+
+    assert worth(1) == pytest.approx(0.475, abs=0.05)
+    assert worth(50) > worth(1) + 0.2
 
 
 def test_unknown_strategy_lists_the_known_ones() -> None:

@@ -1,0 +1,109 @@
+"""Strategies by the use of the codebook: diversity, rarity among the labels, and coverage."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqseg.active.pool import Pool
+from vqseg.active.scores import code_density, coverage_gains, density_ratio, usage_shares
+from vqseg.active.strategy import FixedScorer, Part, Scorer, Strategy, largest_parts
+from vqseg.active.usage import rarefied_entropy
+from vqseg.config import Active
+
+__all__ = ["CodebookCoverage", "CodebookEntropy", "CodebookRarity"]
+
+Floats = NDArray[np.float64]
+
+
+class CodebookEntropy(Strategy):
+    """The study with the most diverse use of the codebook: the highest rarefied entropy of its code histogram."""
+
+    name = "codebook_entropy"
+    needs = frozenset({"usage"})
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        assert pool.usage is not None
+        starts, counts = pool.usage.indptr, pool.usage.data
+        rows = [counts[a:b].astype(np.int64) for a, b in itertools.pairwise(starts)]
+        scores = np.array([rarefied_entropy(row, self.settings.tokens) for row in rows])
+        return FixedScorer(scores, "its codes are used diversely: an entropy of {score:.3f} nats")
+
+
+class _CodeScorer(Scorer):
+    """Sparse `weights` (S, K) of codes, and those of the `labelled` studies (K,), which grow with what is taken."""
+
+    def __init__(self, pool: Pool, settings: Active) -> None:
+        # With nothing known of the foreground every token counts alike.
+        weights = pool.usage if pool.code_weights is None else pool.code_weights
+        assert weights is not None
+        self.weights, self.settings = weights, settings
+        labelled = pool.labelled_weights
+        self.labelled = np.zeros(weights.shape[1]) if labelled is None else labelled.astype(np.float64)
+        totals = np.asarray(weights.sum(0), np.float64) + self.labelled
+        self.in_use = totals > 0
+        self.pool_density = code_density(totals, self.in_use, settings.smoothing)
+
+    def take(self, index: int) -> None:
+        self.labelled = self.labelled + self.weights[[index]].todense()[0]
+
+    def _largest(self, index: int, by_code: Floats) -> tuple[Part, ...]:
+        codes = self.weights[[index]].indices
+        return largest_parts([f"code {code}" for code in codes], by_code[codes])
+
+
+class CodebookRarity(Strategy):
+    """The study whose codes are typical of all studies and missing from the labelled ones."""
+
+    name = "codebook_rarity"
+    needs = frozenset({"usage", "labelled_weights"})
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        return _RarityScorer(pool, self.settings)
+
+
+class _RarityScorer(_CodeScorer):
+    """D(s) = sum_k p_s(k) ln(f_P(k) / f_L(k)), with f_L as it is after every pick."""
+
+    def scores(self) -> Floats:
+        return density_ratio(self.weights, self.pool_density, self._labelled_density())
+
+    def reason(self, index: int, score: float) -> str:
+        return f"its codes are {np.exp(score):.2f} times as frequent among all studies as among the labelled ones"
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log(self.pool_density / self._labelled_density())
+        share = usage_shares(self.weights[[index]]).todense()[0]
+        return self._largest(index, share * np.nan_to_num(ratio, posinf=0, neginf=0))
+
+    def _labelled_density(self) -> Floats:
+        return code_density(self.labelled, self.in_use, self.settings.smoothing)
+
+
+class CodebookCoverage(Strategy):
+    """The study that adds most to the codes of which the labelled studies hold enough."""
+
+    name = "codebook_coverage"
+    needs = frozenset({"usage", "labelled_weights"})
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        return _CoverageScorer(pool, self.settings)
+
+
+class _CoverageScorer(_CodeScorer):
+    """F(L + s) - F(L) with F(A) = sum_k f_P(k) min(1, c_A(k) / m)."""
+
+    def scores(self) -> Floats:
+        return coverage_gains(self.weights, self.labelled, self.pool_density, self.settings.enough_tokens)
+
+    def reason(self, index: int, score: float) -> str:
+        return f"{score:.1%} of the codes' use comes to be covered by labelled studies"
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        row = self.weights[[index]]
+        lacking = np.maximum(self.settings.enough_tokens - self.labelled, 0)
+        gains = self.pool_density * np.minimum(row.todense()[0], lacking) / self.settings.enough_tokens
+        return self._largest(index, gains)

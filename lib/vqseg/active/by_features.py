@@ -1,0 +1,96 @@
+"""Strategies by the features of whole studies, whatever the model makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+
+from vqseg.active.diversity import distance_to_nearest, typicality
+from vqseg.active.pool import Pool
+from vqseg.active.strategy import Scorer, Strategy
+
+__all__ = ["Coreset", "Typical"]
+
+Floats = NDArray[np.float64]
+_NEEDS = frozenset({"features", "labelled_features"})
+
+
+class Coreset(Strategy):
+    """The study that is farthest from every labelled one: greedy k-centre (Sener and Savarese, arXiv 1708.00489)."""
+
+    name = "coreset"
+    needs = _NEEDS
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        assert pool.features is not None
+        assert pool.labelled_features is not None
+        return _FarthestScorer(pool.features, pool.labelled_features)
+
+
+class _FarthestScorer(Scorer):
+    def __init__(self, features: Floats, labelled: Floats) -> None:
+        self._features = features
+        # Before anything is labelled, the study in the middle comes first.
+        self._distance = (
+            distance_to_nearest(features, labelled)
+            if len(labelled)
+            else -distance_to_nearest(features, features.mean(0, keepdims=True))
+        )
+        self._nothing_labelled = not len(labelled)
+
+    def scores(self) -> Floats:
+        return self._distance
+
+    def take(self, index: int) -> None:
+        distance = distance_to_nearest(self._features, self._features[[index]])
+        self._distance = distance if self._nothing_labelled else np.minimum(self._distance, distance)
+        self._nothing_labelled = False
+
+    def reason(self, index: int, score: float) -> str:
+        if score < 0:
+            return "it is in the middle of all studies"
+        return f"it is at a distance of {score:.3g} from every labelled study"
+
+
+class Typical(Strategy):
+    """The most typical study of the largest cluster without a labelled one (TypiClust: Hacohen et al., 2202.02794)."""
+
+    name = "typical"
+    needs = _NEEDS
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        assert pool.features is not None
+        assert pool.labelled_features is not None
+        return _TypicalScorer(
+            pool.features, pool.labelled_features, self.settings.most_clusters, int(generator.integers(2**31))
+        )
+
+
+class _TypicalScorer(Scorer):
+    """Minus the place of a study's cluster, plus its typicality within it, squeezed into 0..1."""
+
+    def __init__(self, features: Floats, labelled: Floats, most_clusters: int, seed: int) -> None:
+        self._features, self._labelled = features, labelled
+        self._most_clusters, self._seed = most_clusters, seed
+
+    def take(self, index: int) -> None:
+        self._labelled = np.concatenate([self._labelled, self._features[[index]]])
+
+    def scores(self) -> Floats:
+        every = np.concatenate([self._labelled, self._features])
+        known = len(self._labelled)
+        # One cluster more than there are labels, so that at least one has none.
+        count = min(known + 1, self._most_clusters, len(np.unique(every, axis=0)))
+        cluster = KMeans(count, n_init=1, random_state=self._seed).fit_predict(every)
+        labelled, size = (np.bincount(part, minlength=count) for part in (cluster[:known], cluster[known:]))
+        place = np.empty(count)
+        place[np.lexsort((-size, labelled))] = np.arange(count)
+        cluster = cluster[known:]
+        typical = np.empty(len(cluster))
+        for number in np.unique(cluster):
+            typical[cluster == number] = typicality(self._features[cluster == number])
+        return 1 - 1 / (1 + typical) - place[cluster]
+
+    def reason(self, index: int, score: float) -> str:
+        return "it is typical of studies of which few are labelled"

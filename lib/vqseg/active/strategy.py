@@ -1,0 +1,121 @@
+"""What a strategy is: one small class that scores a pool, and one way to rank by its scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqseg.active.pool import Pool
+from vqseg.config import Active
+
+__all__ = ["Part", "Ranked", "Scorer", "Strategy", "largest_parts"]
+
+Floats = NDArray[np.float64]
+_PARTS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a score, such as a code or a structure, and what it adds."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A study's place: its `score` when it was picked, the `parts` of it that weigh most, and the `reason` in words."""
+
+    id: str
+    score: float
+    reason: str
+    parts: tuple[Part, ...] = ()
+
+
+class Scorer(ABC):
+    """Scores of one pool, which may change with every study that is taken."""
+
+    @abstractmethod
+    def scores(self) -> Floats:
+        """Score (S,) of every study given what was taken so far; nan for a study that cannot be scored."""
+
+    def take(self, index: int) -> None:
+        """Count the study at `index` among the labelled ones."""
+        return
+
+    @abstractmethod
+    def reason(self, index: int, score: float) -> str:
+        """Why the study has this score, in words."""
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        """What the score of the study is made of, the weightiest first."""
+        return ()
+
+
+class FixedScorer(Scorer):
+    """Scores (S,) that do not depend on what was taken; `words` says what the number is."""
+
+    def __init__(self, scores: Floats, words: str) -> None:
+        self._scores, self._words = scores, words
+
+    def scores(self) -> Floats:
+        return self._scores
+
+    def reason(self, index: int, score: float) -> str:
+        return self._words.format(score=score)
+
+
+class Strategy(ABC):
+    """Chooses the study to label next. `needs` names the fields of the pool that it looks at."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, settings: Active) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        """The scores of a pool that has everything that this strategy needs; `generator` gives every draw."""
+
+    def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> list[Ranked]:
+        """All studies of the pool, best first; ties by id, studies that cannot be scored last.
+
+        The first `picks` are chosen one after another, each as if those before it were labelled; the others follow by
+        their scores after that.
+        """
+        if not pool.ids:
+            return []
+        scorer, taken = self.scorer(pool, generator), np.zeros(len(pool.ids), bool)
+        ranking: list[Ranked] = []
+        for _ in range(min(picks, len(pool.ids))):
+            scores = _nan_last(scorer.scores())
+            free = np.flatnonzero(~taken)
+            best = int(free[scores[free].argmax()])
+            ranking.append(self._ranked(pool, scorer, best, scores[best]))
+            taken[best] = True
+            scorer.take(best)
+        scores = _nan_last(scorer.scores())
+        rest = [int(index) for index in np.argsort(-scores, kind="stable") if not taken[index]]
+        return ranking + [self._ranked(pool, scorer, index, scores[index]) for index in rest]
+
+    def _ranked(self, pool: Pool, scorer: Scorer, index: int, score: float) -> Ranked:
+        if np.isneginf(score):
+            return Ranked(pool.ids[index], float(score), "it cannot be scored")
+        return Ranked(pool.ids[index], float(score), scorer.reason(index, float(score)), scorer.parts(index))
+
+
+def _nan_last(scores: Floats) -> Floats:
+    return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def largest_parts(names: Sequence[str], values: Floats) -> tuple[Part, ...]:
+    """The parts that weigh most, the largest first; what is nan takes no part."""
+    values = _nan_last(values)
+    order = [int(index) for index in np.argsort(-values, kind="stable")[:_PARTS_SHOWN]]
+    return tuple(Part(names[index], float(values[index])) for index in order if np.isfinite(values[index]))
