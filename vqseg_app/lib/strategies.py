@@ -73,20 +73,21 @@ class NextStudy(Strategy):
         pool = counted.candidates
         known = Pool.of_usage(pool.counts, counted.labelled.counts.values()) if pool.counts else Pool(open_studies)
         ranking = make_strategy(counted.strategy, self._settings).rank(known, np.random.default_rng())
-        remaining = [entry.id for entry in ranking]
+        remaining = ranking.ids
         while (chosen := self._reservations.take_first(remaining, client)) is not None:
             if chosen in pool.counts or is_readable(datastore, chosen):
                 break
             remaining.remove(chosen)
         if chosen is None:
             return {}
-        rank, entry = next((rank, entry) for rank, entry in enumerate(ranking, start=1) if entry.id == chosen)
+        place = ranking.ids.index(chosen)
+        entry = ranking[place]
         version = self._live.version()
         return {
             "id": chosen,
             "strategy_used": counted.strategy,
             "score": float(entry.score) if np.isfinite(entry.score) else None,
-            "rank": rank,
+            "rank": place + 1,
             "reason": entry.reason,
             "parts": {part.name: part.value for part in entry.parts},
             "scored": len(pool.counts),

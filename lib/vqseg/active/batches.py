@@ -6,7 +6,7 @@ import numpy as np
 
 from vqseg.active.by_uncertainty import PredictiveEntropy
 from vqseg.active.pool import Pool
-from vqseg.active.strategy import Ranked, Scorer, Strategy
+from vqseg.active.strategy import Ranking, Scorer, Strategy
 
 __all__ = ["StochasticBatches"]
 
@@ -21,16 +21,17 @@ class StochasticBatches(Strategy):
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         return self.base(self.settings).scorer(pool, generator)
 
-    def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> list[Ranked]:
+    def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> Ranking:
         """The batch of `picks` first, its best study first, then the others; ties as ever."""
-        ranked = super().rank(pool, generator, 0)
-        size = min(picks, len(ranked))
+        size = min(picks, len(pool.ids))
         if not size:
-            return ranked
+            return super().rank(pool, generator, 0)
+        scorer = self.scorer(pool, generator)
         # What cannot be scored is worth nothing to a batch.
-        worth = {one.id: one.score if np.isfinite(one.score) else 0.0 for one in ranked}
-        scores = np.array([worth[study] for study in pool.ids])
-        batches = [generator.choice(len(scores), size, replace=False) for _ in range(self.settings.batches)]
-        best = max(batches, key=lambda batch: float(scores[batch].mean()))
-        chosen = {pool.ids[index] for index in best}
-        return [one for one in ranked if one.id in chosen] + [one for one in ranked if one.id not in chosen]
+        scores = scorer.scores()
+        worth = np.nan_to_num(scores, nan=0.0)
+        batches = [generator.choice(len(worth), size, replace=False) for _ in range(self.settings.batches)]
+        best = max(batches, key=lambda batch: float(worth[batch].mean()))
+        chosen = np.isin(np.arange(len(worth)), best)
+        order = np.lexsort((-worth, ~chosen))
+        return Ranking(pool, scorer, order.tolist(), np.where(np.isnan(scores), -np.inf, scores), [])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.active.scores import code_density, coverage_gains, density_ratio, usage_shares
 from vqseg.active.strategy import FixedScorer, Part, Scorer, Strategy, largest_parts
-from vqseg.active.usage import rarefied_entropy
+from vqseg.active.usage import rarefied_entropies
 from vqseg.config import Active
 
 __all__ = ["CodebookCoverage", "CodebookEntropy", "CodebookRarity"]
@@ -26,9 +24,7 @@ class CodebookEntropy(Strategy):
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         assert pool.usage is not None
-        starts, counts = pool.usage.indptr, pool.usage.data
-        rows = [counts[a:b].astype(np.int64) for a, b in itertools.pairwise(starts)]
-        scores = np.array([rarefied_entropy(row, self.settings.tokens) for row in rows])
+        scores = rarefied_entropies(pool.usage, self.settings.tokens)
         return FixedScorer(scores, "its codes are used diversely: an entropy of {score:.3f} nats")
 
 

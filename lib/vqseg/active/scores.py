@@ -36,7 +36,7 @@ def plug_in_entropy(counts: sparse.csr_array) -> Floats:
     """H(p_s) in nats (S,), of the counts as they are.
 
     A control and no signal: it grows with the number of tokens, so it ranks studies by their length; see
-    `rarefied_entropy`.
+    `rarefied_entropies`.
     """
     shares = usage_shares(counts)
     shares.data = -_x_log_x(shares.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vqseg.active.pool import Pool
 from vqseg.config import Active
 
-__all__ = ["Part", "Ranked", "Scorer", "Strategy", "largest_parts"]
+__all__ = ["FixedScorer", "Part", "Ranked", "Ranking", "Scorer", "Strategy", "largest_parts"]
 
 Floats = NDArray[np.float64]
 _PARTS_SHOWN = 3
@@ -70,6 +70,40 @@ class FixedScorer(Scorer):
         return self._words.format(score=score)
 
 
+class Ranking(Sequence[Ranked]):
+    """Studies, best first. Why a study that was not picked has its place is worked out when it is asked for: most of
+    ten thousand are never looked at.
+
+    Args: `order` of the rows of the pool; `scores` (S,) after the last pick; `picked`, what the first ones are.
+    """
+
+    def __init__(
+        self, pool: Pool, scorer: Scorer, order: Sequence[int], scores: Floats, picked: Sequence[Ranked]
+    ) -> None:
+        self._pool, self._scorer, self._order, self._scores, self._picked = pool, scorer, order, scores, picked
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids, best first."""
+        return [self._pool.ids[index] for index in self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, place: int) -> Ranked: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Ranked]: ...
+    def __getitem__(self, place: int | slice) -> Ranked | list[Ranked]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        if place < len(self._picked):
+            return self._picked[place]
+        index = self._order[place]
+        return explain(self._pool, self._scorer, index, self._scores[index])
+
+
 class Strategy(ABC):
     """Chooses the study to label next. `needs` names the fields of the pool that it looks at."""
 
@@ -83,31 +117,35 @@ class Strategy(ABC):
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         """The scores of a pool that has everything that this strategy needs; `generator` gives every draw."""
 
-    def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> list[Ranked]:
+    def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> Ranking:
         """All studies of the pool, best first; ties by id, studies that cannot be scored last.
 
         The first `picks` are chosen one after another, each as if those before it were labelled; the others follow by
         their scores after that.
         """
         if not pool.ids:
-            return []
+            return Ranking(pool, FixedScorer(np.zeros(0), ""), [], np.zeros(0), [])
         scorer, taken = self.scorer(pool, generator), np.zeros(len(pool.ids), bool)
-        ranking: list[Ranked] = []
+        order: list[int] = []
+        picked: list[Ranked] = []
         for _ in range(min(picks, len(pool.ids))):
             scores = _nan_last(scorer.scores())
             free = np.flatnonzero(~taken)
             best = int(free[scores[free].argmax()])
-            ranking.append(self._ranked(pool, scorer, best, scores[best]))
+            order.append(best)
+            picked.append(explain(pool, scorer, best, scores[best]))
             taken[best] = True
             scorer.take(best)
         scores = _nan_last(scorer.scores())
         rest = [int(index) for index in np.argsort(-scores, kind="stable") if not taken[index]]
-        return ranking + [self._ranked(pool, scorer, index, scores[index]) for index in rest]
+        return Ranking(pool, scorer, order + rest, scores, picked)
 
-    def _ranked(self, pool: Pool, scorer: Scorer, index: int, score: float) -> Ranked:
-        if np.isneginf(score):
-            return Ranked(pool.ids[index], float(score), "it cannot be scored")
-        return Ranked(pool.ids[index], float(score), scorer.reason(index, float(score)), scorer.parts(index))
+
+def explain(pool: Pool, scorer: Scorer, index: int, score: float) -> Ranked:
+    """The study at `index` with its score, and why it has it."""
+    if np.isneginf(score):
+        return Ranked(pool.ids[index], float(score), "it cannot be scored")
+    return Ranked(pool.ids[index], float(score), scorer.reason(index, float(score)), scorer.parts(index))
 
 
 def _nan_last(scores: Floats) -> Floats:

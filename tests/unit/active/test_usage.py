@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import Counter
 
 import numpy as np
@@ -12,11 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import sparse, stats
 
-from vqseg.active.usage import rarefied_entropy
+from vqseg.active.usage import rarefied_entropies
 
 quick = settings(max_examples=40, deadline=None)
 histograms = st.lists(st.integers(0, 50), min_size=1, max_size=12).map(np.array)
+
+
+def rarefied_entropy(counts: NDArray, tokens: int) -> float:
+    return float(rarefied_entropies(sparse.csr_array(np.asarray(counts)[None]), tokens)[0])
 
 
 def entropy(counts: NDArray) -> float:
@@ -80,8 +84,29 @@ def test_length_of_a_study_is_no_merit(factor: int) -> None:
     assert abs(rarefied[1] - rarefied[0]) < 0.03
 
 
-def test_a_study_of_a_million_tokens_takes_no_time() -> None:
-    counts = np.random.default_rng(0).geometric(1e-3, 1024)
-    begin = time.process_time()
-    assert 0 < rarefied_entropy(counts, 2048) < math.log(1024)
-    assert time.process_time() - begin < 2
+@quick
+@given(st.lists(histograms, min_size=1, max_size=5), st.integers(1, 100))
+def test_studies_are_independent_of_each_other(studies: list[NDArray], tokens: int) -> None:
+    rows = np.zeros((len(studies), 12), np.int64)
+    for row, counts in zip(rows, studies, strict=True):
+        row[: len(counts)] = counts
+    together = rarefied_entropies(sparse.csr_array(rows), tokens)
+    np.testing.assert_allclose(together, [rarefied_entropy(counts, tokens) for counts in studies], atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [[5, 70, 3000, 60_000], [1, 10**7, 10**4], [10**6] * 3], ids=str)
+@pytest.mark.parametrize("tokens", [64, 2048])
+def test_large_counts_agree_with_the_hypergeometric_law(counts: list[int], tokens: int) -> None:
+    """Whatever is left out of the sum, and wherever logarithms of factorials come from."""
+    share, expected = np.arange(1, tokens + 1) / tokens, 0.0
+    for count in counts:
+        probability = stats.hypergeom(sum(counts), count, tokens).pmf(np.arange(1, tokens + 1))
+        expected -= float(np.nansum(probability * share * np.log(share)))
+    assert rarefied_entropy(np.array(counts), tokens) == pytest.approx(expected, abs=1e-6)
+
+
+def test_blocks_of_outcomes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sparse.csr_array(np.random.default_rng(0).geometric(0.01, (5, 40)))
+    expected = rarefied_entropies(rows, 500)
+    monkeypatch.setattr("vqseg.active.usage._OUTCOMES_AT_A_TIME", 50)
+    np.testing.assert_allclose(rarefied_entropies(rows, 500), expected, atol=1e-12)
