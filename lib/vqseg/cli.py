@@ -156,6 +156,44 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
 
 
 @main.command()
+@_MODEL
+@click.option("--images", required=True, type=_FOLDER)
+@click.option("--strategy", required=True, help="name of a strategy; a wrong one lists those there are")
+@click.option("--labelled", type=_FOLDER, help="masks of the studies that are labelled; default: none is")
+@click.option("--top", type=click.IntRange(min=1), help="choose and list this many; default: list all")
+@click.option("--seed", default=0, show_default=True, help="of the strategies that draw")
+@click.option("--out", required=True, type=_FILE, help="JSON file for the ranking")
+@_DEVICE
+def rank(
+    model: Path,
+    images: Path,
+    strategy: str,
+    labelled: Path | None,
+    top: int | None,
+    seed: int,
+    out: Path,
+    device: str,
+) -> None:
+    """Rank unlabelled studies: which one to label next, and why."""
+    from vqseg.active.ranking import rank_studies
+    from vqseg.active.strategies import make_strategy
+    from vqseg.data.studies import find_studies
+    from vqseg.files import write_json
+    from vqseg.inference.predictor import Predictor
+
+    make_strategy(strategy)
+    studies = find_studies(images, labelled)
+    predictor = Predictor.load(model, device)
+    ranking = rank_studies(predictor, _bar(studies, "rank"), strategy, top=top, seed=seed)
+    for reason in ranking["left_out"].values():
+        click.echo(f"left out: {reason}", err=True)
+    write_json(out, ranking)
+    for study in ranking["studies"][:10]:
+        click.echo(f"{study['rank']:4}  {study['id']}  {study['reason']}")
+    click.echo(f"{ranking['scored']} studies scored by version {predictor.version}; ranking in {out}")
+
+
+@main.command()
 @click.option("--predictions", required=True, type=_FOLDER)
 @click.option("--labels", required=True, type=_FOLDER, help="reference masks with the names of the predictions")
 @click.option("--out", required=True, type=_FILE, help="JSON file for the scores")

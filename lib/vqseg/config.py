@@ -269,6 +269,7 @@ class Active(Section):
     enough_tokens: float = Field(64.0, gt=0, description="tokens of a code in labelled studies that cover it")
     power: float = Field(1.0, gt=0, description="exponent of noisy scores: the larger, the less noise")
     most_clusters: int = Field(500, ge=1, description="bound on the clusters of `typical`")
+    draws: int = Field(8, ge=2, description="QPM draws of which the disagreement is that of `perturbation`")
     batches: int = Field(100, ge=1, description="random batches among which `stochastic_batches` chooses")
     reserve_minutes: float = Field(30.0, ge=0, description="minutes for which a study is offered to one client alone")
 

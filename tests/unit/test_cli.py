@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from builders import cut_off_from_the_hub, foundation_folder, make_affine, store
 from click.testing import CliRunner, Result
 
 import vqseg
+from vqseg.active.strategies import STRATEGIES
 from vqseg.cli import main
 from vqseg.config import option_names
 
@@ -30,7 +32,7 @@ SMALL = {
     "train.mixed_precision": "false",
 }
 IN_2D = "data.spatial_dims=2"
-COMMANDS = ("train", "predict", "evaluate", "models", "doctor", "fetch-foundation")
+COMMANDS = ("train", "predict", "rank", "evaluate", "models", "doctor", "fetch-foundation")
 
 
 def run(*arguments: object) -> Result:
@@ -230,6 +232,57 @@ def test_bad_images_are_named_and_the_others_are_segmented(trained: Path, tmp_pa
     assert result.exit_code == 1
     assert all(words in result.output for words in ("2 of 3", "flat.nii.gz", "2 dimensions", "broken.nii.gz"))
     assert sorted(path.name for path in out.iterdir()) == ["good.nii.gz", "predictions.json"]
+
+
+def rank(trained: Path, images: Path, out: Path, *more: object, strategy: str = "codebook_rarity") -> Result:
+    source = ("--model", trained / "run", "--images", images, "--out", out, "--device", "cpu")
+    return run("rank", *source, "--strategy", strategy, *more)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ranking_says_why_and_is_the_same_again(strategy: str, trained: Path, tmp_path: Path) -> None:
+    """s01, s05 and s06 have masks, so three studies are left to choose from."""
+    written = []
+    for out in (tmp_path / "one.json", tmp_path / "other.json"):
+        result = rank(trained, trained / "images", out, "--labelled", trained / "labels", strategy=strategy)
+        assert result.exit_code == 0, result.output
+        written.append(json.loads(out.read_text(encoding="utf-8")))
+    assert written[0] == written[1]
+    ranking = written[0]
+    assert (ranking["strategy"], ranking["scored"], ranking["labelled"]) == (strategy, 3, 3)
+    assert [study["rank"] for study in ranking["studies"]] == [1, 2, 3]
+    assert {study["id"] for study in ranking["studies"]} == {"s02", "s03", "s04"}
+    assert all(study["reason"] in result.output for study in ranking["studies"])
+
+
+def test_the_first_of_a_ranking_and_what_cannot_be_read(trained: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "ranking.json"
+    shutil.copytree(trained / "images", images)
+    (images / "broken.nii.gz").write_bytes(b"broken")
+    result = rank(trained, images, out, "--top", 2)
+    assert result.exit_code == 0, result.output
+    assert "left out" in result.output
+    ranking = json.loads(out.read_text(encoding="utf-8"))
+    assert (len(ranking["studies"]), ranking["scored"], list(ranking["left_out"])) == (2, 6, ["broken"])
+    assert all(1 <= len(study["parts"]) <= 3 for study in ranking["studies"])
+
+
+def test_a_wrong_strategy_is_refused_before_any_work_with_those_there_are(trained: Path, tmp_path: Path) -> None:
+    result = rank(trained, trained / "images", tmp_path / "ranking.json", strategy="best")
+    assert result.exit_code == 2
+    assert all(name in result.output for name in STRATEGIES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_codebook_ranks_by_what_it_has(tmp_path: Path) -> None:
+    write_studies(tmp_path, 3, labelled=2)
+    assert train(tmp_path, "--method", "supervised").exit_code == 0
+    by_entropy = rank(tmp_path, tmp_path / "images", tmp_path / "o.json", strategy="predictive_entropy")
+    assert by_entropy.exit_code == 0, by_entropy.output
+    by_codes = rank(tmp_path, tmp_path / "images", tmp_path / "codes.json")
+    assert by_codes.exit_code == 2
+    assert "codebook" in by_codes.output
+    assert not (tmp_path / "codes.json").exists()
 
 
 def test_masks_never_replace_the_images(trained: Path, tmp_path: Path) -> None:
