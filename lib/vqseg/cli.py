@@ -161,6 +161,7 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
 @click.option("--strategy", required=True, help="name of a strategy; a wrong one lists those there are")
 @click.option("--labelled", type=_FOLDER, help="masks of the studies that are labelled; default: none is")
 @click.option("--top", type=click.IntRange(min=1), help="choose and list this many; default: list all")
+@click.option("--progress", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="share of labelling done")
 @click.option("--seed", default=0, show_default=True, help="of the strategies that draw")
 @click.option("--out", required=True, type=_FILE, help="JSON file for the ranking")
 @_DEVICE
@@ -170,6 +171,7 @@ def rank(
     strategy: str,
     labelled: Path | None,
     top: int | None,
+    progress: float,
     seed: int,
     out: Path,
     device: str,
@@ -184,7 +186,7 @@ def rank(
     make_strategy(strategy)
     studies = find_studies(images, labelled)
     predictor = Predictor.load(model, device)
-    ranking = rank_studies(predictor, _bar(studies, "rank"), strategy, top=top, seed=seed)
+    ranking = rank_studies(predictor, _bar(studies, "rank"), strategy, top=top, seed=seed, progress=progress)
     for reason in ranking["left_out"].values():
         click.echo(f"left out: {reason}", err=True)
     write_json(out, ranking)

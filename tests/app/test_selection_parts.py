@@ -158,6 +158,10 @@ def test_the_labelled_studies_count_and_the_reply_says_why(
     usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
     held = app_module("reservations").Reservations(60)
     settings = Active(enough_tokens=1000)
+    late = app_module("strategies").NextStudy(name, settings, live, usage, held, 0.0)({"client_id": "late"}, datastore)
+    assert late["strategy_used"] == "uniform"
+    assert "labelled studies are not scored yet" in late["note"]
+    held = app_module("reservations").Reservations(60)
     strategy = app_module("strategies").NextStudy(name, settings, live, usage, held, 60.0)
     reply = strategy({"client_id": "reader"}, datastore)
     assert (reply["id"], reply["strategy_used"], reply["scored"], reply["rank"]) == ("b_other", name, 2, 1)

@@ -1,4 +1,4 @@
-"""Code usage of the unlabelled studies: from the cache, else counted by the live model."""
+"""Code usage of studies: from the cache, else counted by the live model."""
 
 from __future__ import annotations
 

@@ -66,10 +66,11 @@ class NextStudy(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """`{}` when no study is left, which is what OHIF expects."""
         client = str(request.get("client_id") or ANONYMOUS)
-        open_studies = sorted(set(datastore.get_unlabeled_images()) - self._reservations.of_others(client))
+        unlabelled, held = set(datastore.get_unlabeled_images()), self._reservations.of_others(client)
+        open_studies = sorted(unlabelled - held)
         if not open_studies:
             return {}
-        counted = self._counted(open_studies, datastore)
+        counted = self._counted(open_studies, sorted(unlabelled & held), datastore)
         pool = counted.candidates
         known = Pool.of_usage(pool.counts, counted.labelled.counts.values()) if pool.counts else Pool(open_studies)
         ranking = make_strategy(counted.strategy, self._settings).rank(known, np.random.default_rng())
@@ -97,7 +98,8 @@ class NextStudy(Strategy):
             **({"note": counted.note} if counted.note else {}),
         }
 
-    def _counted(self, studies: list[str], datastore: Datastore) -> _Counted:
+    def _counted(self, studies: list[str], held: list[str], datastore: Datastore) -> _Counted:
+        """Counts of the open `studies`, and of those that are labelled or, being `held` by others, soon will be."""
         needs = STRATEGIES[self.name].needs
         if not needs:
             return _Counted(self.name)
@@ -106,10 +108,13 @@ class NextStudy(Strategy):
             return _Counted(UNIFORM, note=f"there is no trained model yet: chosen by {UNIFORM} instead of {self.name}")
         if not version.config.model.has_codebook:
             return _Counted(UNIFORM, note=f"the live model has no codebook: chosen by {UNIFORM} instead of {self.name}")
-        # In one go, so that both are counted by one model.
-        labelled = sorted(datastore.get_labeled_images()) if "labelled_weights" in needs else []
-        counted = usage_of([*studies, *labelled], datastore, self._live, self._usage, self._seconds)
-        pool = counted.of(studies)
+        # In one go, so that all are counted by one model; the labelled first, for without them every study looks new.
+        labelled = sorted([*datastore.get_labeled_images(), *held]) if "labelled_weights" in needs else []
+        counted = usage_of([*labelled, *studies], datastore, self._live, self._usage, self._seconds)
+        pool, known = counted.of(studies), counted.of(labelled)
+        if known.missing:
+            late = f"{len(known.missing)} labelled studies are not scored yet"
+            return _Counted(UNIFORM, note=f"{late}: chosen by {UNIFORM} instead of {self.name}")
         notes = []
         if pool.missing:
             notes.append(f"{len(pool.missing)} studies are not scored yet and took no part")
@@ -117,7 +122,7 @@ class NextStudy(Strategy):
             notes.append(f"left out: {'; '.join(pool.left_out.values())}")
         if not pool.counts:
             notes.append(f"no study is scored: chosen by {UNIFORM} instead of {self.name}")
-        return _Counted(self.name if pool.counts else UNIFORM, pool, counted.of(labelled), "; ".join(notes))
+        return _Counted(self.name if pool.counts else UNIFORM, pool, known, "; ".join(notes))
 
 
 def served_strategy(name: str) -> str:

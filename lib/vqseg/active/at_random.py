@@ -11,6 +11,9 @@ from vqseg.active.strategy import FixedScorer, Scorer, Strategy
 __all__ = ["ForegroundRandom", "Uniform"]
 
 
+_UNIFORM_SHARE = 1 / 3
+
+
 class Uniform(Strategy):
     """Every study is equally likely: plain random."""
 
@@ -21,9 +24,10 @@ class Uniform(Strategy):
 
 
 class ForegroundRandom(Strategy):
-    """A voxel of a structure is drawn at random, each structure as likely as the others, and its study is chosen.
+    """A third of the studies is drawn at random; for the others a voxel is drawn, each structure equally likely.
 
-    What foreground-aware random (nnActive, arXiv 2511.19183) is for whole studies, with predicted foreground.
+    What foreground-aware random (nnActive, arXiv 2511.19183) is for whole studies, with predicted foreground: the study
+    of the drawn voxel is chosen.
     """
 
     name = "foreground_random"
@@ -31,7 +35,8 @@ class ForegroundRandom(Strategy):
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         assert pool.foreground is not None
-        share = (pool.foreground / np.maximum(pool.foreground.sum(0), 1e-300)).mean(1)
-        return FixedScorer(
-            power_noised(share, 1.0, generator), "drawn at random in proportion to its predicted foreground"
-        )
+        present = pool.foreground[:, pool.foreground.sum(0) > 0]
+        uniform = np.full(len(pool.ids), 1 / len(pool.ids))
+        by_voxels = (present / present.sum(0)).mean(1) if present.shape[1] else uniform
+        chance = _UNIFORM_SHARE * uniform + (1 - _UNIFORM_SHARE) * by_voxels
+        return FixedScorer(power_noised(chance, 1.0, generator), "drawn at random, mostly by its predicted foreground")

@@ -64,7 +64,9 @@ class _RarityScorer(_CodeScorer):
     """D(s) = sum_k p_s(k) ln(f_P(k) / f_L(k)), with f_L as it is after every pick."""
 
     def scores(self) -> Floats:
-        return density_ratio(self.weights, self.pool_density, self._labelled_density())
+        ratio = density_ratio(self.weights, self.pool_density, self._labelled_density())
+        # A study in which nothing is foreground says nothing about its codes.
+        return np.where(self.weights.sum(1) > 0, ratio, np.nan)
 
     def reason(self, index: int, score: float) -> str:
         return f"its codes are {np.exp(score):.2f} times as frequent among all studies as among the labelled ones"

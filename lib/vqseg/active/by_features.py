@@ -48,7 +48,7 @@ class _FarthestScorer(Scorer):
         self._nothing_labelled = False
 
     def reason(self, index: int, score: float) -> str:
-        if score < 0:
+        if self._nothing_labelled:
             return "it is in the middle of all studies"
         return f"it is at a distance of {score:.3g} from every labelled study"
 
@@ -73,12 +73,20 @@ class _TypicalScorer(Scorer):
     def __init__(self, features: Floats, labelled: Floats, most_clusters: int, seed: int) -> None:
         self._features, self._labelled = features, labelled
         self._most_clusters, self._seed = most_clusters, seed
+        self._open = np.ones(len(features), bool)
 
     def take(self, index: int) -> None:
         self._labelled = np.concatenate([self._labelled, self._features[[index]]])
+        self._open[index] = False
 
     def scores(self) -> Floats:
-        every = np.concatenate([self._labelled, self._features])
+        scores = np.full(len(self._open), np.nan)
+        if self._open.any():
+            scores[self._open] = self._scores_of(self._features[self._open])
+        return scores
+
+    def _scores_of(self, features: Floats) -> Floats:
+        every = np.concatenate([self._labelled, features])
         known = len(self._labelled)
         # One cluster more than there are labels, so that at least one has none.
         count = min(known + 1, self._most_clusters, len(np.unique(every, axis=0)))
@@ -89,7 +97,7 @@ class _TypicalScorer(Scorer):
         cluster = cluster[known:]
         typical = np.empty(len(cluster))
         for number in np.unique(cluster):
-            typical[cluster == number] = typicality(self._features[cluster == number])
+            typical[cluster == number] = typicality(features[cluster == number])
         return 1 - 1 / (1 + typical) - place[cluster]
 
     def reason(self, index: int, score: float) -> str:

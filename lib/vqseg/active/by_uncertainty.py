@@ -95,7 +95,17 @@ class _ClaSPPEScorer(_StructureScorer):
         self._taken = 0
 
     def scores(self) -> Floats:
-        return self._by_structure[self._turns[self._taken % len(self._turns)]]
+        return self._by_structure[self._turn]
+
+    def reason(self, index: int, score: float) -> str:
+        value = self.values[index, self._turn]
+        if np.isnan(value):
+            return f"it is the turn of {self.structures[self._turn]}, of which no other study may hold any"
+        return f"it is the turn of {self.structures[self._turn]}, where the model's {self.words} is {value:.3f} nats"
+
+    @property
+    def _turn(self) -> int:
+        return int(self._turns[self._taken % len(self._turns)])
 
     def take(self, index: int) -> None:
         self._taken += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from sklearn.neighbors import NearestNeighbors
 
 __all__ = ["distance_to_nearest", "typicality"]
 
@@ -31,6 +32,6 @@ def typicality(features: Floats, neighbours: int = 20) -> Floats:
     near = min(neighbours, len(features) - 1)
     if near < 1:
         return np.full(len(features), np.inf)
-    distances = np.sort(cdist(features, features), 1)[:, 1 : near + 1]
+    distances, _ = NearestNeighbors(n_neighbors=near).fit(features).kneighbors()
     with np.errstate(divide="ignore"):
         return 1 / distances.mean(1)

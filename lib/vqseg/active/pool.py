@@ -22,9 +22,9 @@ class Pool:
 
     `usage` (S, K) sparse counts of codes; `code_weights` (S, K) the same weighted by predicted foreground, and
     `labelled_weights` (K,) their sum over the labelled studies; `entropy` and `disagreement` (S, L) by structure, in
-    nats, nan where a study may hold none of it; `foreground` (S, L) share of its voxels; `features` (S, F), and those
-    of the labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that
-    is done. Draws follow the order of the ids, and the first of equal scores has the lowest id.
+    nats, nan where a study may hold none of it; `foreground` (S, L) voxels; `features` (S, F), and those of the
+    labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
+    done. Draws follow the order of the ids, and the first of equal scores has the lowest id.
     """
 
     ids: Sequence[str]
@@ -41,13 +41,16 @@ class Pool:
 
     def __post_init__(self) -> None:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
+        for by_structure in (self.entropy, self.disagreement, self.foreground):
+            assert by_structure is None or by_structure.shape == (len(self.ids), len(self.structures))
 
     @classmethod
     def of(
         cls,
         candidates: Mapping[str, StudySignals],
         labelled: Iterable[StudySignals] = (),
-        structures: Sequence[str] = (),
+        *,
+        structures: Sequence[str],
         progress: float = 0.0,
     ) -> Pool:
         """The pool of `candidates` by id, with the signals of the `labelled` studies under the same model."""

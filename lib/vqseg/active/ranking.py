@@ -29,11 +29,13 @@ def rank_studies(
     *,
     top: int | None = None,
     seed: int = 0,
+    progress: float = 0.0,
 ) -> dict[str, Any]:
     """Rank the studies without a label, comparing with those that have one, as values for JSON.
 
     The first `top` are chosen one after another, each as if those before it were labelled, and no others are listed;
-    without `top` all are. A study that cannot be read is left out and named. Raises `ConfigError` when there is no such
+    without `top` all are. `progress` is the share 0..1 of the labelling that is done. A study that cannot be read is
+    left out and named. Raises `ConfigError` when there is no such
     strategy or the model cannot serve it.
     """
     chosen = make_strategy(strategy, predictor.config.active)
@@ -54,7 +56,7 @@ def rank_studies(
         else:
             labelled.append(signals)
     structures = sorted(predictor.labels, key=lambda name: predictor.labels[name])
-    pool = Pool.of(candidates, labelled, structures)
+    pool = Pool.of(candidates, labelled, structures=structures, progress=progress)
     ranking = chosen.rank(pool, numpy_generator(seed, "ranking"), 1 if top is None else top)
     return {
         "strategy": strategy,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,18 @@ def predictive_entropy(probability: Tensor) -> Tensor:
     return torch.special.entr(probability).sum(1)
 
 
-def mutual_information(draws: Tensor) -> Tensor:
-    """I = H(mean_m p_m) - mean_m H(p_m) in nats (B, *spatial), of `draws` (M, B, C, *spatial).
+def mutual_information(draws: Iterable[Tensor]) -> Tensor:
+    """I = H(mean_m p_m) - mean_m H(p_m) in nats (B, *spatial), of M `draws` (B, C, *spatial).
 
     How far M answers of a perturbed model disagree (BALD: Houlsby et al., arXiv 1112.5745; perturbed by QPM instead of
-    dropout); 0 when all are the same.
+    dropout); 0 when all are the same. The draws are seen one by one, so that memory does not grow with their number.
     """
-    disagreement = predictive_entropy(draws.mean(0)) - torch.special.entr(draws).sum(2).mean(0)
-    return disagreement.clamp(min=0)
+    count, total, entropy = 0, torch.zeros(()), torch.zeros(())
+    for probability in draws:
+        count += 1
+        total = probability + total.to(probability)
+        entropy = predictive_entropy(probability) + entropy.to(probability)
+    return (predictive_entropy(total / count) - entropy / count).clamp(min=0)
 
 
 def mean_by_structure(values: Tensor, probability: Tensor, threshold: float = 0.05) -> Tensor:
@@ -30,6 +36,6 @@ def mean_by_structure(values: Tensor, probability: Tensor, threshold: float = 0.
     `threshold`. Over the whole image the background, of which every model is sure, would outvote everything else, and
     over all structures at once the largest of them.
     """
-    candidate = (probability[:, 1:] > threshold).transpose(0, 1).flatten(1).to(values.dtype)
-    count = candidate.sum(1)
-    return torch.where(count > 0, candidate @ values.flatten() / count.clamp(min=1), torch.nan)
+    chosen = (values[probability[:, structure] > threshold] for structure in range(1, probability.shape[1]))
+    # The mean of nothing is nan.
+    return torch.stack([some.mean() for some in chosen])

@@ -31,6 +31,7 @@ def rarefied_entropies(counts: sparse.csr_array, tokens: int) -> NDArray[np.floa
     totals = np.asarray(counts.sum(1)).astype(np.int64)
     study = np.repeat(np.arange(len(totals)), np.diff(counts.indptr))
     used = counts.data.astype(np.int64)
+    assert (used == counts.data).all(), "counts must be whole numbers"
     study, used = study[used > 0], used[used > 0]
     if not len(used):
         return np.zeros(len(totals))

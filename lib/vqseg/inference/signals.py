@@ -25,7 +25,7 @@ class StudySignals:
     means.
 
     By structure (L,): `entropy` and `disagreement`, means in nats over the voxels that may belong to it, nan where none
-    may, the latter nan without QPM draws; `foreground`, the share of all voxels that are predicted as it.
+    may, the latter nan without QPM draws; `foreground`, the voxels of the working grid that are predicted as it.
     """
 
     usage: NDArray
@@ -46,7 +46,7 @@ class WindowTally:
     def __init__(
         self, network: Network, codes: int, mirrored: Sequence[int], draws: int, generator: torch.Generator
     ) -> None:
-        self._network, self._mirrored, self._draws, self._generator = network, mirrored, draws, generator
+        self._network, self._mirrored, self.draws, self._generator = network, mirrored, draws, generator
         self.usage = torch.zeros(codes, dtype=torch.int64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._features: Tensor | float = 0.0
@@ -69,9 +69,9 @@ class WindowTally:
             probability = network.decode(encoded, nearest.indices).float().softmax(1)
             self._add_features(network.quantized_maps(encoded, nearest.indices)[-1])
             self._add_codes(network, encoded, probability)
-            if self._draws:
-                drawn = [network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws)]
-                answers = torch.stack([network.decode(encoded, indices).float().softmax(1) for indices in drawn])
+            if self.draws:
+                drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self.draws))
+                answers = (network.decode(encoded, indices).float().softmax(1) for indices in drawn)
                 disagreement = mutual_information(answers)[:, None]
         else:
             output = network(window)
@@ -80,16 +80,16 @@ class WindowTally:
         return average_with_mirrored(probability, network, window, self._mirrored), disagreement
 
     def _add_features(self, coarsest: Tensor) -> None:
-        self._features = self._features + coarsest.double().flatten(2).sum((0, 2)).cpu()
+        self._features = self._features + coarsest.flatten(2).sum((0, 2)).cpu().double()
         self._positions += len(coarsest) * coarsest[0, 0].numel()
 
     def _add_codes(self, network: VQSeg, encoded: Encoded, probability: Tensor) -> None:
-        foreground = 1 - probability[:, :1]
+        foreground = probability[:, 1:].sum(1, keepdim=True)
         weights = []
         for size, count in zip(encoded.sizes, network.tokens_by_level(encoded.sizes), strict=True):
             by_position = functional.interpolate(foreground, size, mode="area").flatten(1)
             weights.append(by_position.repeat_interleave(count // size.numel(), 1))
-        indices, weight = encoded.nearest.indices.flatten().cpu(), torch.cat(weights, 1).flatten().double().cpu()
+        indices, weight = encoded.nearest.indices.flatten().cpu(), torch.cat(weights, 1).flatten().cpu().double()
         self.usage += torch.bincount(indices, minlength=len(self.usage))
         self.foreground_usage += torch.bincount(indices, weight, minlength=len(self.usage))
 
@@ -101,11 +101,14 @@ def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor) -> 
     """
     classes = probability.shape[1]
     predicted = torch.bincount(probability.argmax(1).flatten(), minlength=classes)[1:]
+    entropy = mean_by_structure(predictive_entropy(probability), probability)
     return StudySignals(
         tally.usage.numpy(),
         tally.foreground_usage.numpy(),
         tally.features.numpy(),
-        mean_by_structure(predictive_entropy(probability), probability).double().numpy(),
-        mean_by_structure(disagreement[:, 0], probability).double().numpy(),
-        (predicted / probability[:, 0].numel()).double().numpy(),
+        entropy.double().numpy(),
+        (mean_by_structure(disagreement[:, 0], probability) if tally.draws else torch.full_like(entropy, torch.nan))
+        .double()
+        .numpy(),
+        predicted.double().numpy(),
     )

@@ -56,7 +56,10 @@ def some_signals(seed: int) -> StudySignals:
 
 pools = st.builds(
     lambda studies, labelled, progress: Pool.of(
-        {name: some_signals(seed) for name, seed in studies.items()}, map(some_signals, labelled), STRUCTURES, progress
+        {name: some_signals(seed) for name, seed in studies.items()},
+        map(some_signals, labelled),
+        structures=STRUCTURES,
+        progress=progress,
     ),
     st.dictionaries(st.text("abc1", min_size=1, max_size=3), st.integers(0, 10**6), max_size=7),
     st.lists(st.integers(0, 10**6), max_size=3),
@@ -95,13 +98,13 @@ def test_every_study_has_one_place_and_a_reason(name: str, pool: Pool, picks: in
 
 @every_strategy
 def test_a_pool_of_none_and_of_one(name: str) -> None:
-    assert rank(name, Pool.of({})) == []
+    assert rank(name, Pool.of({}, structures=STRUCTURES)) == []
     assert order(name, Pool.of({"only": signals()}, structures=STRUCTURES), picks=3) == ["only"]
 
 
 @every_strategy
 def test_equal_studies_are_taken_by_id_or_at_random(name: str) -> None:
-    pool = Pool.of({study: signals() for study in "cabd"}, [signals()], STRUCTURES)
+    pool = Pool.of({study: signals() for study in "cabd"}, [signals()], structures=STRUCTURES)
     found = [rank(name, pool, seed=seed)[0].id for seed in range(20)]
     draws = {"uniform", "foreground_random", "power_entropy", "clasp_pe", "stochastic_batches"}
     assert (len(set(found)) > 1) == (name in draws)
@@ -114,7 +117,9 @@ def test_the_order_in_which_studies_are_given_does_not_matter() -> None:
     studies = {study: some_signals(ord(study)) for study in names}
     backwards = {study: studies[study] for study in reversed(names)}
     for name in STRATEGIES:
-        one, other = (rank(name, Pool.of(given, [signals()], STRUCTURES), 2) for given in (studies, backwards))
+        one, other = (
+            rank(name, Pool.of(given, [signals()], structures=STRUCTURES), 2) for given in (studies, backwards)
+        )
         assert one == other
 
 
@@ -142,7 +147,7 @@ def sites() -> dict[str, StudySignals]:
 @pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage"])
 def test_codes_are_learnt_from_every_pick(name: str) -> None:
     """With a study of one site labelled, the next three come from the three others; ranked once they would not."""
-    pool = Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)])
+    pool = Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)], structures=STRUCTURES)
     assert {study[0] for study in order(name, pool, picks=3)[:3]} == {"b", "c", "d"}
     first = rank(name, pool, picks=0)[0]
     assert first.parts[0].name == "code 1"
@@ -150,7 +155,10 @@ def test_codes_are_learnt_from_every_pick(name: str) -> None:
 
 
 def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
-    best = rank("codebook_rarity", Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)]))[0]
+    best = rank(
+        "codebook_rarity",
+        Pool.of(sites(), [signals(np.eye(4, CODES, dtype=np.int64)[0] * 100 + 1)], structures=STRUCTURES),
+    )[0]
     assert f"{math.exp(best.score):.2f} times" in best.reason
     assert best.score > 1
 
@@ -185,14 +193,30 @@ def test_uniform_is_fair() -> None:
     assert not STRATEGIES["uniform"].needs
 
 
-def test_foreground_random_follows_the_foreground_of_each_structure() -> None:
-    """A rare structure counts as much as a frequent one: half of its draws go to the only study that holds it."""
-    studies = {"large": signals(foreground=(0.9, 0)), "rare": signals(foreground=(0.1, 0.001)), "void": signals()}
-    studies["void"] = signals(foreground=(0, 0))
-    first = Counter(rank("foreground_random", Pool.of(studies), seed=seed)[0].id for seed in range(2000))
-    assert first["large"] / 2000 == pytest.approx(0.45, abs=0.05)
-    assert first["rare"] / 2000 == pytest.approx(0.55, abs=0.05)
-    assert not first["void"]
+def test_foreground_random_follows_the_voxels_of_each_structure() -> None:
+    """A rare structure counts as much as a frequent one, and a third of the draws is plain random."""
+    studies = {
+        "large": signals(foreground=(900, 0)),
+        "rare": signals(foreground=(100, 1)),
+        "void": signals(foreground=(0, 0)),
+    }
+    pool = Pool.of(studies, structures=STRUCTURES)
+    first = Counter(rank("foreground_random", pool, seed=seed)[0].id for seed in range(3000))
+    assert first["large"] / 3000 == pytest.approx(2 / 3 * 0.45 + 1 / 9, abs=0.04)
+    assert first["rare"] / 3000 == pytest.approx(2 / 3 * 0.55 + 1 / 9, abs=0.04)
+    assert first["void"] / 3000 == pytest.approx(1 / 9, abs=0.03)
+
+
+def test_foreground_random_is_plain_random_where_nothing_is_predicted() -> None:
+    pool = Pool.of({study: signals(foreground=(0, 0)) for study in "abc"}, structures=STRUCTURES)
+    first = Counter(rank("foreground_random", pool, seed=seed)[0].id for seed in range(300))
+    assert all(60 < first[study] < 140 for study in "abc")
+
+
+def test_a_study_without_foreground_says_nothing_about_its_codes() -> None:
+    void = signals(foreground_usage=np.zeros(CODES))
+    ranked = rank("codebook_rarity", Pool.of(sites() | {"void": void}, [sites()["b0"]], structures=STRUCTURES))
+    assert (ranked[-1].id, ranked[-1].score) == ("void", -np.inf)
 
 
 def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> None:
@@ -202,6 +226,8 @@ def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> Non
     for seed in range(10):
         first, second, third, fourth = (one.id for one in rank("clasp_pe", late, picks=4, seed=seed)[:4])
         assert {first[0], second[0]} == {third[0], fourth[0]} == {"l", "r"}
+    turns = [one.reason for one in rank("clasp_pe", late, picks=2)[:2]]
+    assert sorted(("left" in reason, "right" in reason) for reason in turns) == [(False, True), (True, False)]
     best = {f"{side}{n}" for side in "lr" for n in (3, 4)}
 
     def exploited(pool: Pool) -> int:
@@ -227,22 +253,34 @@ def grid() -> dict[str, StudySignals]:
 
 def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group() -> None:
     labelled = [signals(features=[10.05, 0, 0])]
-    pool = Pool.of(grid(), labelled)
+    pool = Pool.of(grid(), labelled, structures=STRUCTURES)
     assert order("coreset", pool, picks=2)[:2] == ["z", "a0"]
-    assert order("typical", Pool.of({name: one for name, one in grid().items() if name != "z"}, labelled))[0][0] == "a"
+    assert (
+        order(
+            "typical",
+            Pool.of({name: one for name, one in grid().items() if name != "z"}, labelled, structures=STRUCTURES),
+        )[0][0]
+        == "a"
+    )
     # A lonely study is no group to learn from, as long as one of many is missing.
-    pool = Pool.of(grid(), [*labelled, signals(features=[100.0, 0, 0])])
+    pool = Pool.of(grid(), [*labelled, signals(features=[100.0, 0, 0])], structures=STRUCTURES)
     assert order("typical", pool)[0] in {"a1", "a2"}
     # Once one of the group is taken, the next is not its neighbour.
     places = {"a": 0, "b": 50, "c": 90}
     apart = {f"{group}{n}": signals(features=[at + n / 10, 0, 0]) for group, at in places.items() for n in range(4)}
-    assert {study[0] for study in order("typical", Pool.of(apart), picks=3)[:3]} == {"a", "b", "c"}
+    assert {study[0] for study in order("typical", Pool.of(apart, structures=STRUCTURES), picks=3)[:3]} == {
+        "a",
+        "b",
+        "c",
+    }
 
 
 def test_coreset_begins_in_the_middle() -> None:
     places = {"a": 0.0, "b": 5.0, "c": 10.0}
-    pool = Pool.of({name: signals(features=[place, 0, 0]) for name, place in places.items()})
+    pool = Pool.of({name: signals(features=[place, 0, 0]) for name, place in places.items()}, structures=STRUCTURES)
     assert order("coreset", pool, picks=2) == ["b", "a", "c"]
+    only = Pool.of({"a": signals()}, structures=STRUCTURES)
+    assert "middle" in rank("coreset", only)[0].reason
 
 
 def test_the_best_of_many_batches_is_better_than_a_random_one() -> None:
