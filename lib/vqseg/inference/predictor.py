@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
 from vqseg.inference.signals import StudySignals, WindowTally, summarize
+from vqseg.inference.windows import slide
 from vqseg.networks.build import build_network
 from vqseg.networks.network import Network
 from vqseg.store import find_version, load_weights
@@ -101,16 +101,13 @@ class Predictor:
         window = self._window(batch.shape[2:], data.patch_size)
         with self._turn:
             parts = [
-                sliding_window_inference(
+                slide(
                     part,
                     window,
-                    sw_batch_size=_SLICES_AT_A_TIME if data.spatial_dims == 2 else 1,
-                    predictor=tally,
-                    overlap=0.5,
-                    mode="gaussian",
-                    cval=float(image.min()),
-                    sw_device=self.device,
-                    device=torch.device("cpu"),
+                    tally,
+                    at_a_time=_SLICES_AT_A_TIME if data.spatial_dims == 2 else 1,
+                    outside=float(image.min()),
+                    device=self.device,
                 )
                 for part in batch.split(_SLICES_AT_A_TIME)
             ]

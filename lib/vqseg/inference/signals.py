@@ -22,7 +22,7 @@ __all__ = ["StudySignals", "WindowTally", "summarize"]
 class StudySignals:
     """`usage` int64 (K,) counts the chosen codes, and `foreground_usage` float64 (K,) the same with each token weighted
     by the predicted foreground of its patch; both 0 without a codebook. `features` float64 (F,) are the coarsest map's
-    means.
+    means. However many windows see a voxel it counts once, and the padding of a small volume not at all.
 
     By structure (L,): `entropy` and `disagreement`, means in nats over the voxels that may belong to it, nan where none
     may, the latter nan without QPM draws; `foreground`, the voxels of the working grid that are predicted as it.
@@ -47,10 +47,10 @@ class WindowTally:
         self, network: Network, codes: int, mirrored: Sequence[int], draws: int, generator: torch.Generator
     ) -> None:
         self._network, self._mirrored, self.draws, self._generator = network, mirrored, draws, generator
-        self.usage = torch.zeros(codes, dtype=torch.int64)
+        self.usage = torch.zeros(codes, dtype=torch.float64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._features: Tensor | float = 0.0
-        self._positions = 0
+        self._positions = 0.0
 
     @property
     def features(self) -> Tensor:
@@ -58,17 +58,20 @@ class WindowTally:
         assert isinstance(self._features, Tensor), "no window was seen"
         return self._features / self._positions
 
-    def __call__(self, window: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, window: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and how far the draws disagree (B, 1,
-        *spatial), in nats. The window is encoded once whatever the number of draws."""
+        *spatial), in nats. The window is encoded once whatever the number of draws.
+
+        `weight` (B, 1, *spatial) says how much of the study each voxel stands for.
+        """
         network = self._network
         disagreement = window.new_full((len(window), 1, *window.shape[2:]), torch.nan, dtype=torch.float32)
         if isinstance(network, VQSeg):
             encoded = network.encode(window)
             nearest = encoded.nearest
             probability = network.decode(encoded, nearest.indices).float().softmax(1)
-            self._add_features(network.quantized_maps(encoded, nearest.indices)[-1])
-            self._add_codes(network, encoded, probability)
+            self._add_features(network.quantized_maps(encoded, nearest.indices)[-1], weight)
+            self._add_codes(network, encoded, probability, weight)
             if self.draws:
                 drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self.draws))
                 answers = (network.decode(encoded, indices).float().softmax(1) for indices in drawn)
@@ -76,22 +79,25 @@ class WindowTally:
         else:
             output = network(window)
             probability = output.logits.float().softmax(1)
-            self._add_features(output.maps[-1])
+            self._add_features(output.maps[-1], weight)
         return average_with_mirrored(probability, network, window, self._mirrored), disagreement
 
-    def _add_features(self, coarsest: Tensor) -> None:
-        self._features = self._features + coarsest.flatten(2).sum((0, 2)).cpu().double()
-        self._positions += len(coarsest) * coarsest[0, 0].numel()
+    def _add_features(self, coarsest: Tensor, weight: Tensor) -> None:
+        share = functional.interpolate(weight, coarsest.shape[2:], mode="area")
+        self._features = self._features + (coarsest * share).flatten(2).sum((0, 2)).cpu().double()
+        self._positions += float(share.sum())
 
-    def _add_codes(self, network: VQSeg, encoded: Encoded, probability: Tensor) -> None:
+    def _add_codes(self, network: VQSeg, encoded: Encoded, probability: Tensor, weight: Tensor) -> None:
         foreground = probability[:, 1:].sum(1, keepdim=True)
-        weights = []
+        # The patch of a token stands for as much as its voxels do together.
+        by_voxel, shares = torch.cat([weight, weight * foreground], 1), []
         for size, count in zip(encoded.sizes, network.tokens_by_level(encoded.sizes), strict=True):
-            by_position = functional.interpolate(foreground, size, mode="area").flatten(1)
-            weights.append(by_position.repeat_interleave(count // size.numel(), 1))
-        indices, weight = encoded.nearest.indices.flatten().cpu(), torch.cat(weights, 1).flatten().cpu().double()
-        self.usage += torch.bincount(indices, minlength=len(self.usage))
-        self.foreground_usage += torch.bincount(indices, weight, minlength=len(self.usage))
+            by_position = functional.interpolate(by_voxel, size, mode="area").flatten(2)
+            shares.append(by_position.repeat_interleave(count // size.numel(), 2))
+        share, foreground_share = torch.cat(shares, 2).transpose(0, 1).flatten(1).cpu().double()
+        indices, codes = encoded.nearest.indices.flatten().cpu(), len(self.usage)
+        self.usage += torch.bincount(indices, share, minlength=codes)
+        self.foreground_usage += torch.bincount(indices, foreground_share, minlength=codes)
 
 
 def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor) -> StudySignals:
@@ -103,7 +109,8 @@ def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor) -> 
     predicted = torch.bincount(probability.argmax(1).flatten(), minlength=classes)[1:]
     entropy = mean_by_structure(predictive_entropy(probability), probability)
     return StudySignals(
-        tally.usage.numpy(),
+        # A code that is used at all is used once; what is above a whole number by rounding is that number.
+        (tally.usage - 1e-3).ceil().long().numpy(),
         tally.foreground_usage.numpy(),
         tally.features.numpy(),
         entropy.double().numpy(),

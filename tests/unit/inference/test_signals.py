@@ -124,3 +124,26 @@ def test_a_network_without_a_codebook_has_all_but_codes() -> None:
     assert np.isnan(found.disagreement).all()
     assert np.isfinite(found.entropy).all()
     assert np.isfinite(found.features).all()
+
+
+@pytest.mark.parametrize("overrides", [{}, {"model.quantized": False}], ids=["quantised", "plain"])
+def test_neither_windows_nor_padding_change_what_a_study_looks_like(overrides: dict[str, Any]) -> None:
+    """A volume of one value has the same features whatever its size, and as many tokens as it has voxels for."""
+    predictor = predictor_of(overrides | {"data.spacing": [2, 2, 2]})
+    # The network's own borders matter less the fewer convolutions see them.
+    with torch.no_grad():
+        for module in predictor.network.modules():
+            if isinstance(module, torch.nn.Conv3d) and module.kernel_size == (3, 3, 3):
+                centre = module.weight[:, :, 1:2, 1:2, 1:2].clone()
+                module.weight.zero_()
+                module.weight[:, :, 1:2, 1:2, 1:2] = centre
+    found = {
+        shape: predictor.signals(make_volume(np.zeros(shape), np.diag([2.0, 2, 2, 1])))
+        for shape in ((8, 8, 8), (24, 24, 24), (40, 8, 8), (40, 16, 4))
+    }
+    expected = found[8, 8, 8]
+    for shape, signals in found.items():
+        np.testing.assert_allclose(signals.features, expected.features, atol=1e-5)
+        times = np.prod(shape) / 8**3
+        assert signals.usage.sum() == pytest.approx(expected.usage.sum() * times, rel=0.01)
+        assert signals.foreground_usage.sum() == pytest.approx(expected.foreground_usage.sum() * times, rel=0.01)
