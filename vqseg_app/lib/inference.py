@@ -53,7 +53,7 @@ class VQSegInference(InferTask):
         predicted = time.perf_counter()
         result = write_result(prediction.mask, volume.grid, *output_format)
         if request.get("keep_usage", False):
-            self._usage.put(model, image, prediction.signals.usage)
+            self._usage.put(model, image, prediction.usage)
         finished = time.perf_counter()
         return os.fspath(result), {
             "label_names": predictor.labels,

@@ -53,7 +53,7 @@ class LiveModel:
         """Code counts of a volume and the identity of the model that made them."""
         with self._working:
             identity, predictor = self._current()
-            return predictor.signals(volume).usage, identity
+            return predictor.usage(volume), identity
 
     def _live(self) -> ModelVersion:
         version = self.version()

@@ -6,7 +6,7 @@ import numpy as np
 
 from vqseg.active.by_uncertainty import PredictiveEntropy
 from vqseg.active.pool import Pool
-from vqseg.active.strategy import Ranking, Scorer, Strategy
+from vqseg.active.strategy import Ranking, Scorer, Strategy, nan_last
 
 __all__ = ["StochasticBatches"]
 
@@ -34,4 +34,4 @@ class StochasticBatches(Strategy):
         best = max(batches, key=lambda batch: float(worth[batch].mean()))
         chosen = np.isin(np.arange(len(worth)), best)
         order = np.lexsort((-worth, ~chosen))
-        return Ranking(pool, scorer, order.tolist(), np.where(np.isnan(scores), -np.inf, scores), [])
+        return Ranking(pool, scorer, order.tolist(), nan_last(scores), [])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from vqseg.active.pool import Pool
-from vqseg.active.scores import code_density, coverage_gains, density_ratio, usage_shares
+from vqseg.active.scores import code_density, coverage_gains, density_ratio
 from vqseg.active.strategy import FixedScorer, Part, Scorer, Strategy, largest_parts
 from vqseg.active.usage import rarefied_entropies
 from vqseg.config import Active
@@ -45,9 +48,16 @@ class _CodeScorer(Scorer):
     def take(self, index: int) -> None:
         self.labelled = self.labelled + self.weights[[index]].todense()[0]
 
-    def _largest(self, index: int, by_code: Floats) -> tuple[Part, ...]:
-        codes = self.weights[[index]].indices
-        return largest_parts([f"code {code}" for code in codes], by_code[codes])
+    @abstractmethod
+    def by_code(self, weights: sparse.csr_array) -> sparse.csr_array:
+        """What each code adds to the score of studies with these `weights` (S, K)."""
+
+    def scores(self) -> Floats:
+        return self.by_code(self.weights).sum(1)
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        added = self.by_code(self.weights[[index]])
+        return largest_parts([f"code {code}" for code in added.indices], added.data)
 
 
 class CodebookRarity(Strategy):
@@ -63,22 +73,16 @@ class CodebookRarity(Strategy):
 class _RarityScorer(_CodeScorer):
     """D(s) = sum_k p_s(k) ln(f_P(k) / f_L(k)), with f_L as it is after every pick."""
 
+    def by_code(self, weights: sparse.csr_array) -> sparse.csr_array:
+        labelled = code_density(self.labelled, self.in_use, self.settings.smoothing)
+        return density_ratio(weights, self.pool_density, labelled)
+
     def scores(self) -> Floats:
-        ratio = density_ratio(self.weights, self.pool_density, self._labelled_density())
         # A study in which nothing is foreground says nothing about its codes.
-        return np.where(self.weights.sum(1) > 0, ratio, np.nan)
+        return np.where(self.weights.sum(1) > 0, super().scores(), np.nan)
 
     def reason(self, index: int, score: float) -> str:
         return f"its codes are {np.exp(score):.2f} times as frequent among all studies as among the labelled ones"
-
-    def parts(self, index: int) -> tuple[Part, ...]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log(self.pool_density / self._labelled_density())
-        share = usage_shares(self.weights[[index]]).todense()[0]
-        return self._largest(index, share * np.nan_to_num(ratio, posinf=0, neginf=0))
-
-    def _labelled_density(self) -> Floats:
-        return code_density(self.labelled, self.in_use, self.settings.smoothing)
 
 
 class CodebookCoverage(Strategy):
@@ -94,14 +98,8 @@ class CodebookCoverage(Strategy):
 class _CoverageScorer(_CodeScorer):
     """F(L + s) - F(L) with F(A) = sum_k f_P(k) min(1, c_A(k) / m)."""
 
-    def scores(self) -> Floats:
-        return coverage_gains(self.weights, self.labelled, self.pool_density, self.settings.enough_tokens)
+    def by_code(self, weights: sparse.csr_array) -> sparse.csr_array:
+        return coverage_gains(weights, self.labelled, self.pool_density, self.settings.enough_tokens)
 
     def reason(self, index: int, score: float) -> str:
         return f"{score:.1%} of the codes' use comes to be covered by labelled studies"
-
-    def parts(self, index: int) -> tuple[Part, ...]:
-        row = self.weights[[index]]
-        lacking = np.maximum(self.settings.enough_tokens - self.labelled, 0)
-        gains = self.pool_density * np.minimum(row.todense()[0], lacking) / self.settings.enough_tokens
-        return self._largest(index, gains)

@@ -52,13 +52,17 @@ def code_density(totals: Floats, in_use: NDArray[np.bool_], smoothing: float) ->
     return smoothed / max(smoothed.sum(), 1e-300)
 
 
-def density_ratio(counts: sparse.csr_array, pool: Floats, labelled: Floats) -> Floats:
-    """D(s) = sum_k p_s(k) ln(f_P(k) / f_L(k)) in nats (S,): codes typical of the pool and missing from the labels.
+def density_ratio(counts: sparse.csr_array, pool: Floats, labelled: Floats) -> sparse.csr_array:
+    """p_s(k) ln(f_P(k) / f_L(k)) in nats (S, K): codes typical of the pool and missing from the labels.
+
+    Their sum over the codes is the score D(s).
 
     `pool` f_P and `labelled` f_L (K,), as `code_density` gives them, both positive on every code in use. The mean of D
     over the pool is KL(f_P || f_L) as long as the studies are of one length and the smoothing is small.
     """
-    return usage_shares(counts) @ _log_ratio(pool, labelled)
+    shares = usage_shares(counts)
+    shares.data *= _log_ratio(pool, labelled)[shares.indices]
+    return shares
 
 
 def surprise(counts: sparse.csr_array, labelled: Floats) -> Floats:
@@ -75,12 +79,12 @@ def coverage(covered: Floats, weights: Floats, enough: float) -> float:
     return float(weights @ np.minimum(1.0, covered / enough))
 
 
-def coverage_gains(counts: sparse.csr_array, covered: Floats, weights: Floats, enough: float) -> Floats:
-    """F(S + s) - F(S) for every study s (S,); arguments as in `coverage`."""
+def coverage_gains(counts: sparse.csr_array, covered: Floats, weights: Floats, enough: float) -> sparse.csr_array:
+    """What each code adds (S, K) to F(S + s) - F(S) for every study s; arguments as in `coverage`."""
     gains = counts.astype(np.float64)
     lacking = np.maximum(enough - covered, 0.0)
     gains.data = weights[gains.indices] * np.minimum(gains.data, lacking[gains.indices]) / enough
-    return gains.sum(1)
+    return gains
 
 
 def power_noised(scores: Floats, beta: float, generator: np.random.Generator) -> Floats:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from vqseg.active.pool import Pool
 from vqseg.config import Active
 
-__all__ = ["FixedScorer", "Part", "Ranked", "Ranking", "Scorer", "Strategy", "largest_parts"]
+__all__ = ["FixedScorer", "Part", "Ranked", "Ranking", "Scorer", "Strategy", "largest_parts", "nan_last"]
 
 Floats = NDArray[np.float64]
 _PARTS_SHOWN = 3
+_DECIMALS = 12
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,14 @@ class Strategy(ABC):
         order: list[int] = []
         picked: list[Ranked] = []
         for _ in range(min(picks, len(pool.ids))):
-            scores = _nan_last(scorer.scores())
+            scores = _comparable(scorer.scores())
             free = np.flatnonzero(~taken)
             best = int(free[scores[free].argmax()])
             order.append(best)
             picked.append(explain(pool, scorer, best, scores[best]))
             taken[best] = True
             scorer.take(best)
-        scores = _nan_last(scorer.scores())
+        scores = _comparable(scorer.scores())
         rest = [int(index) for index in np.argsort(-scores, kind="stable") if not taken[index]]
         return Ranking(pool, scorer, order + rest, scores, picked)
 
@@ -148,12 +149,18 @@ def explain(pool: Pool, scorer: Scorer, index: int, score: float) -> Ranked:
     return Ranked(pool.ids[index], float(score), scorer.reason(index, float(score)), scorer.parts(index))
 
 
-def _nan_last(scores: Floats) -> Floats:
+def _comparable(scores: Floats) -> Floats:
+    """Scores (S,) to rank by: those that only the order of a sum makes different are equal, so that ids decide."""
+    return nan_last(np.round(scores, _DECIMALS))
+
+
+def nan_last(scores: Floats) -> Floats:
+    """Scores of which those that are unknown are lower than any other."""
     return np.where(np.isnan(scores), -np.inf, scores)
 
 
 def largest_parts(names: Sequence[str], values: Floats) -> tuple[Part, ...]:
     """The parts that weigh most, the largest first; what is nan takes no part."""
-    values = _nan_last(values)
+    values = nan_last(values)
     order = [int(index) for index in np.argsort(-values, kind="stable")[:_PARTS_SHOWN]]
     return tuple(Part(names[index], float(values[index])) for index in order if np.isfinite(values[index]))

@@ -33,19 +33,22 @@ _SLICES_AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class Prediction:
-    """`mask` uint8 (X, Y, Z) in RAS+ axis order; the `signals` of the same pass; `seconds` by part."""
+    """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes, all 0 for a
+    network without a codebook; `seconds` by part."""
 
     mask: NDArray[np.uint8]
-    signals: StudySignals
+    usage: NDArray[np.int64]
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Inspected:
-    """Class probabilities (L + 1, X, Y, Z) on the working grid, on the CPU, and the signals."""
+    """Class probabilities (1 or slices, L + 1, *spatial) on the working grid, on the CPU; how far the draws disagree,
+    if there are any; what was added up over the windows."""
 
     probability: Tensor
-    signals: StudySignals
+    disagreement: Tensor | None
+    tally: WindowTally
 
 
 class Predictor:
@@ -76,16 +79,23 @@ class Predictor:
         prepared = time.perf_counter()
         inspected = self._inspect(image)
         inferred = time.perf_counter()
-        mask = resize_classes(inspected.probability, volume.array.shape)
+        probability, axis = inspected.probability, self.config.data.slice_axis
+        whole = probability[0] if axis is None else probability.movedim(0, axis + 1)
+        mask = resize_classes(whole, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
-        return Prediction(mask, inspected.signals, seconds)
+        return Prediction(mask, inspected.tally.usage, seconds)
+
+    def usage(self, volume: Volume) -> NDArray[np.int64]:
+        """How often each code (K,) is chosen for the volume."""
+        return self._inspect(prepare_volume(volume, self.config.data)).tally.usage
 
     def signals(self, volume: Volume, draws: int = 0, generator: torch.Generator | None = None) -> StudySignals:
         """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
 
         The same volume has the same signals, unless a `generator` of the draws is given.
         """
-        return self._inspect(prepare_volume(volume, self.config.data), draws, generator).signals
+        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator)
+        return summarize(found.tally, found.probability, found.disagreement)
 
     @torch.inference_mode()
     def _inspect(
@@ -111,10 +121,8 @@ class Predictor:
                 )
                 for part in batch.split(_SLICES_AT_A_TIME)
             ]
-        probability, disagreement = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-        signals = summarize(tally, probability, disagreement)
-        whole = probability[0] if data.slice_axis is None else probability.movedim(0, data.slice_axis + 1)
-        return _Inspected(whole, signals)
+        probability, *disagreement = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return _Inspected(probability, disagreement[0] if disagreement else None, tally)
 
     def _window(self, shape: torch.Size, patch: tuple[int, ...]) -> tuple[int, ...]:
         stride = self.network.stride

@@ -46,11 +46,17 @@ class WindowTally:
     def __init__(
         self, network: Network, codes: int, mirrored: Sequence[int], draws: int, generator: torch.Generator
     ) -> None:
-        self._network, self._mirrored, self.draws, self._generator = network, mirrored, draws, generator
-        self.usage = torch.zeros(codes, dtype=torch.float64)
+        self._network, self._mirrored, self._draws, self._generator = network, mirrored, draws, generator
+        self._usage = torch.zeros(codes, dtype=torch.float64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._features: Tensor | float = 0.0
         self._positions = 0.0
+
+    @property
+    def usage(self) -> NDArray:
+        """Counts int64 (K,) of the chosen codes."""
+        # A code that is used at all is used once; what is above a whole number by rounding is that number.
+        return (self._usage - 1e-3).ceil().long().numpy()
 
     @property
     def features(self) -> Tensor:
@@ -58,29 +64,31 @@ class WindowTally:
         assert isinstance(self._features, Tensor), "no window was seen"
         return self._features / self._positions
 
-    def __call__(self, window: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and how far the draws disagree (B, 1,
-        *spatial), in nats. The window is encoded once whatever the number of draws.
+    def __call__(self, window: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and with draws of a network that has
+        codes how far these disagree (B, 1, *spatial), in nats. It is encoded once whatever the number of draws.
 
         `weight` (B, 1, *spatial) says how much of the study each voxel stands for.
         """
         network = self._network
-        disagreement = window.new_full((len(window), 1, *window.shape[2:]), torch.nan, dtype=torch.float32)
+        disagreement: list[Tensor] = []
         if isinstance(network, VQSeg):
             encoded = network.encode(window)
             nearest = encoded.nearest
-            probability = network.decode(encoded, nearest.indices).float().softmax(1)
-            self._add_features(network.quantized_maps(encoded, nearest.indices)[-1], weight)
+            maps = network.quantized_maps(encoded, nearest.indices)
+            probability = network.decode(encoded.shallow, maps).float().softmax(1)
+            self._add_features(maps[-1], weight)
             self._add_codes(network, encoded, probability, weight)
-            if self.draws:
-                drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self.draws))
-                answers = (network.decode(encoded, indices).float().softmax(1) for indices in drawn)
-                disagreement = mutual_information(answers)[:, None]
+            if self._draws:
+                drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws))
+                perturbed = (network.quantized_maps(encoded, indices) for indices in drawn)
+                answers = (network.decode(encoded.shallow, maps).float().softmax(1) for maps in perturbed)
+                disagreement = [mutual_information(answers)[:, None]]
         else:
             output = network(window)
             probability = output.logits.float().softmax(1)
             self._add_features(output.maps[-1], weight)
-        return average_with_mirrored(probability, network, window, self._mirrored), disagreement
+        return average_with_mirrored(probability, network, window, self._mirrored), *disagreement
 
     def _add_features(self, coarsest: Tensor, weight: Tensor) -> None:
         share = functional.interpolate(weight, coarsest.shape[2:], mode="area")
@@ -95,27 +103,26 @@ class WindowTally:
             by_position = functional.interpolate(by_voxel, size, mode="area").flatten(2)
             shares.append(by_position.repeat_interleave(count // size.numel(), 2))
         share, foreground_share = torch.cat(shares, 2).transpose(0, 1).flatten(1).cpu().double()
-        indices, codes = encoded.nearest.indices.flatten().cpu(), len(self.usage)
-        self.usage += torch.bincount(indices, share, minlength=codes)
+        indices, codes = encoded.nearest.indices.flatten().cpu(), len(self._usage)
+        self._usage += torch.bincount(indices, share, minlength=codes)
         self.foreground_usage += torch.bincount(indices, foreground_share, minlength=codes)
 
 
-def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor) -> StudySignals:
+def summarize(tally: WindowTally, probability: Tensor, disagreement: Tensor | None) -> StudySignals:
     """Signals of a study whose windows `tally` saw.
 
-    `probability` (B, L + 1, *spatial) and `disagreement` (B, 1, *spatial) are those of the whole study.
+    `probability` (B, L + 1, *spatial) and `disagreement` (B, 1, *spatial), if there is any, are the whole study's.
     """
     classes = probability.shape[1]
     predicted = torch.bincount(probability.argmax(1).flatten(), minlength=classes)[1:]
     entropy = mean_by_structure(predictive_entropy(probability), probability)
+    unknown = torch.full_like(entropy, torch.nan)
+    disagreements = unknown if disagreement is None else mean_by_structure(disagreement[:, 0], probability)
     return StudySignals(
-        # A code that is used at all is used once; what is above a whole number by rounding is that number.
-        (tally.usage - 1e-3).ceil().long().numpy(),
+        tally.usage,
         tally.foreground_usage.numpy(),
         tally.features.numpy(),
         entropy.double().numpy(),
-        (mean_by_structure(disagreement[:, 0], probability) if tally.draws else torch.full_like(entropy, torch.nan))
-        .double()
-        .numpy(),
+        disagreements.double().numpy(),
         predicted.double().numpy(),
     )

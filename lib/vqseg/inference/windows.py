@@ -48,13 +48,16 @@ def slide(
 
 
 def _times_seen(spatial: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Number (1, 1, *spatial) of windows that see each voxel: MONAI tells where it looks."""
-    seen = torch.zeros(1, 1, *spatial)
+    """Number (*spatial) of windows that see each voxel: MONAI tells where it looks, along one axis after the other."""
+    times = torch.ones(())
+    for length, window in zip(spatial, size, strict=True):
+        seen = torch.zeros(1, 1, length)
 
-    def count(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
-        for place in places:
-            seen[tuple(place)] += 1
-        return windows
+        def count(windows: Tensor, places: Sequence[Sequence[slice]], seen: Tensor = seen) -> Tensor:
+            for place in places:
+                seen[tuple(place)] += 1
+            return windows
 
-    sliding_window_inference(torch.zeros_like(seen), size, 1, count, overlap=_OVERLAP, with_coord=True)
-    return seen
+        sliding_window_inference(torch.zeros_like(seen), (window,), 1, count, overlap=_OVERLAP, with_coord=True)
+        times = times[..., None] * seen[0, 0]
+    return times

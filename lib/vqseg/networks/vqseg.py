@@ -76,7 +76,7 @@ class VQSeg(Network):
             dropped = list(drop([*shallow, *quantized]))
             shallow, quantized = dropped[: len(shallow)], dropped[len(shallow) :]
         return Output(
-            self.segmentation([*shallow, *quantized]),
+            self.decode(shallow, quantized),
             self.reconstruction([part[:reconstruct] for part in quantized]) if reconstruct else None,
             unperturbed,
             nearest.indices,
@@ -109,9 +109,9 @@ class VQSeg(Network):
             for part, size in zip(tokens.split(self.tokens_by_level(encoded.sizes), 1), encoded.sizes, strict=True)
         ]
 
-    def decode(self, encoded: Encoded, indices: Tensor) -> Tensor:
-        """Logits (B, L + 1, *spatial) when the segmentation decoder sees the codes `indices` (B, N)."""
-        return self.segmentation([*encoded.shallow, *self.quantized_maps(encoded, indices)])
+    def decode(self, shallow: Sequence[Tensor], quantized: Sequence[Tensor]) -> Tensor:
+        """Logits (B, L + 1, *spatial) of the maps of the shallow and of the quantised levels, finest first."""
+        return self.segmentation([*shallow, *quantized])
 
     def tokens_by_level(self, sizes: Sequence[torch.Size]) -> list[int]:
         """Number of tokens of each quantised level, whose maps have these `sizes`; those of a position are adjacent."""

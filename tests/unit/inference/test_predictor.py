@@ -64,7 +64,7 @@ def test_mask_has_the_shape_of_any_image(
     assert prediction.mask.dtype == np.uint8
     assert prediction.mask.max() <= 2
     assert volume.grid.restore(prediction.mask).shape == shape
-    assert prediction.signals.usage.sum() > 0
+    assert prediction.usage.sum() > 0
 
 
 @both
@@ -104,8 +104,8 @@ def test_predicting_changes_nothing(overrides: dict[str, Any]) -> None:
     before, array, random = state_of(predictor.network), volume.array.copy(), torch.get_rng_state()
     one, other = predictor.predict(volume), predictor.predict(volume)
     np.testing.assert_array_equal(one.mask, other.mask)
-    np.testing.assert_array_equal(one.signals.usage, other.signals.usage)
-    np.testing.assert_array_equal(predictor.signals(volume).usage, one.signals.usage)
+    np.testing.assert_array_equal(one.usage, other.usage)
+    np.testing.assert_array_equal(predictor.usage(volume), one.usage)
     np.testing.assert_array_equal(volume.array, array)
     assert torch.equal(torch.get_rng_state(), random)
     for name, value in state_of(predictor.network).items():
@@ -126,7 +126,7 @@ def test_one_piece_equals_the_network_itself() -> None:
     prediction = predictor.predict(volume)
     agreement = (prediction.mask == output.logits.argmax(1)[0].numpy()).mean()
     assert agreement > 0.99
-    assert prediction.signals.usage.sum() == output.indices.numel()
+    assert prediction.usage.sum() == output.indices.numel()
 
 
 def test_2d_slices_do_not_influence_each_other() -> None:

@@ -51,7 +51,7 @@ def assert_equal(one: StudySignals, other: StudySignals) -> None:
 def test_usage_is_that_of_a_prediction(overrides: dict[str, Any]) -> None:
     predictor = predictor_of(overrides)
     found = predictor.signals(study())
-    np.testing.assert_array_equal(found.usage, predictor.predict(study()).signals.usage)
+    np.testing.assert_array_equal(found.usage, predictor.predict(study()).usage)
     assert found.usage.sum() > 0
     # A token is weighted by a probability.
     assert (found.foreground_usage <= found.usage + 1e-9).all()

@@ -504,8 +504,8 @@ def test_a_published_model_needs_its_pretrained_folder_no_more(tmp_path: Path) -
     found = predictor.predict(make_volume(array, np.diag([2.0, 2.0, 2.0, 1.0])))
     expected = Predictor(network, config, CPU).predict(make_volume(array, np.diag([2.0, 2.0, 2.0, 1.0])))
     np.testing.assert_array_equal(found.mask, expected.mask)
-    np.testing.assert_array_equal(found.signals.usage, expected.signals.usage)
-    assert found.signals.usage.sum() > 0
+    np.testing.assert_array_equal(found.usage, expected.usage)
+    assert found.usage.sum() > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (10, 10, 2), (28, 10, 2), (28, 28, 1), (90, 20, 2)], ids=str)

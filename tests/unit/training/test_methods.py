@@ -319,9 +319,9 @@ def test_a_plain_u_net_is_published_loaded_and_predicts(dims: int, tmp_path: Pat
     assert prediction.mask.shape == (20, 11, 9)
     assert prediction.mask.max() <= max(LABELS.values())
     np.testing.assert_array_equal(prediction.mask, Predictor(network, config, CPU).predict(volume).mask)
-    assert prediction.signals.usage.shape == (config.model.codebook_size,)
-    assert not prediction.signals.usage.any()
-    assert not predictor.signals(volume).usage.any()
+    assert prediction.usage.shape == (config.model.codebook_size,)
+    assert not prediction.usage.any()
+    assert not predictor.usage(volume).any()
 
 
 @in_2d_and_3d
