@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vqseg.config import Config
-from vqseg.networks.encoders import conv_block
+from vqseg.networks.convolution import conv_block
 
 __all__ = ["ConvDecoder", "DPTDecoder", "Decoder", "make_decoder"]
 

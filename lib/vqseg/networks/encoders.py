@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vqseg.config import Config, DINOv2
+from vqseg.networks.convolution import conv_block
 from vqseg.torchvision_schemas import import_transformers
 
 __all__ = [
     "ConvEncoder",
     "DINOv2Encoder",
     "Encoder",
-    "conv_block",
     "decoded_channels",
     "first_quantized_level",
     "make_encoder",
@@ -60,17 +60,6 @@ def decoded_channels(config: Config) -> tuple[int, ...]:
         return tuple(channels)
     channels = channels[first_quantized_level(config) :]
     return tuple(model.code_dim * (model.code_groups or max(1, count // model.code_dim)) for count in channels)
-
-
-def conv_block(dims: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    """Convolution, instance norm and leaky ReLU."""
-    conv: type[nn.Module] = (nn.Conv2d, nn.Conv3d)[dims - 2]
-    norm: type[nn.Module] = (nn.InstanceNorm2d, nn.InstanceNorm3d)[dims - 2]
-    return nn.Sequential(
-        conv(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        norm(outputs, affine=True),
-        nn.LeakyReLU(0.01, inplace=True),
-    )
 
 
 class ConvEncoder(Encoder):
