@@ -89,23 +89,34 @@ class Predictor:
         """How often each code (K,) is chosen for the volume."""
         return self._inspect(prepare_volume(volume, self.config.data)).tally.usage
 
-    def signals(self, volume: Volume, draws: int = 0, generator: torch.Generator | None = None) -> StudySignals:
+    def signals(
+        self,
+        volume: Volume,
+        draws: int = 0,
+        generator: torch.Generator | None = None,
+        codebook: Tensor | None = None,
+    ) -> StudySignals:
         """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
 
-        The same volume has the same signals, unless a `generator` of the draws is given.
+        The same volume has the same signals, unless a `generator` of the draws is given. With another `codebook`
+        (K, D) its codes are counted, and nothing else changes.
         """
-        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator)
+        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook)
         return summarize(found.tally, found.probability, found.disagreement)
 
     @torch.inference_mode()
     def _inspect(
-        self, image: NDArray[np.float32], draws: int = 0, generator: torch.Generator | None = None
+        self,
+        image: NDArray[np.float32],
+        draws: int = 0,
+        generator: torch.Generator | None = None,
+        codebook: Tensor | None = None,
     ) -> _Inspected:
         data = self.config.data
         assert data.patch_size is not None
         mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
         generator = generator or torch.Generator().manual_seed(0)
-        tally = WindowTally(self.network, self.config.model.codebook_size, mirrored, draws, generator)
+        tally = WindowTally(self.network, self.config.model.codebook_size, mirrored, draws, generator, codebook)
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
         window = self._window(batch.shape[2:], data.patch_size)

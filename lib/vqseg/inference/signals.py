@@ -13,6 +13,7 @@ from torch.nn import functional
 from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy
 from vqseg.networks.mirroring import average_with_mirrored
 from vqseg.networks.network import Network
+from vqseg.networks.quantizer import nearest_codes
 from vqseg.networks.vqseg import Encoded, VQSeg
 
 __all__ = ["StudySignals", "WindowTally", "summarize"]
@@ -40,13 +41,20 @@ class WindowTally:
     """Sees the windows of a study one after another, and adds up what is not said voxel by voxel.
 
     Args: `mirrored` spatial axes along which a window is flipped for a further answer; `draws` of QPM, 0 for none;
-    `generator` of the draws.
+    `generator` of the draws; `codebook` (K, D) by which the tokens are counted, in the place of the network's own.
     """
 
     def __init__(
-        self, network: Network, codes: int, mirrored: Sequence[int], draws: int, generator: torch.Generator
+        self,
+        network: Network,
+        codes: int,
+        mirrored: Sequence[int],
+        draws: int,
+        generator: torch.Generator,
+        codebook: Tensor | None = None,
     ) -> None:
         self._network, self._mirrored, self._draws, self._generator = network, mirrored, draws, generator
+        self._codebook = codebook
         self._usage = torch.zeros(codes, dtype=torch.float64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._features: Tensor | float = 0.0
@@ -103,7 +111,10 @@ class WindowTally:
             by_position = functional.interpolate(by_voxel, size, mode="area").flatten(2)
             shares.append(by_position.repeat_interleave(count // size.numel(), 2))
         share, foreground_share = torch.cat(shares, 2).transpose(0, 1).flatten(1).cpu().double()
-        indices, codes = encoded.nearest.indices.flatten().cpu(), len(self._usage)
+        indices = encoded.nearest.indices.flatten()
+        if self._codebook is not None:
+            indices = nearest_codes(encoded.tokens.flatten(0, 1), self._codebook.to(encoded.tokens))
+        indices, codes = indices.cpu(), len(self._usage)
         self._usage += torch.bincount(indices, share, minlength=codes)
         self.foreground_usage += torch.bincount(indices, foreground_share, minlength=codes)
 
