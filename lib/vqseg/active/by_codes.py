@@ -11,7 +11,7 @@ from scipy import sparse
 from vqseg.active.pool import Pool
 from vqseg.active.scores import code_density, coverage_gains, density_ratio
 from vqseg.active.strategy import FixedScorer, Part, Scorer, Strategy, largest_parts
-from vqseg.active.usage import rarefied_entropies
+from vqseg.active.usage import rarefied_entropies, rarefied_parts
 from vqseg.config import Active
 
 __all__ = ["CodebookCoverage", "CodebookEntropy", "CodebookRarity"]
@@ -26,22 +26,30 @@ class CodebookEntropy(Strategy):
     needs = frozenset({"usage"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        return _EntropyScorer(pool, self.settings.tokens)
+
+
+class _EntropyScorer(FixedScorer):
+    def __init__(self, pool: Pool, tokens: int) -> None:
         assert pool.usage is not None
-        scores = rarefied_entropies(pool.usage, self.settings.tokens)
-        return FixedScorer(scores, "its codes are used diversely: an entropy of {score:.3f} nats")
+        known = pool.rarefied_entropy if pool.rarefied_tokens == tokens else None
+        scores = rarefied_entropies(pool.usage, tokens) if known is None else known
+        super().__init__(scores, "its codes are used diversely: an entropy of {score:.3f} nats")
+        self._usage, self._tokens = pool.usage, tokens
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        added = rarefied_parts(self._usage[[index]], self._tokens)
+        return largest_parts([f"code {code}" for code in added.indices], added.data)
 
 
 class _CodeScorer(Scorer):
     """Sparse `weights` (S, K) of codes, and those of the `labelled` studies (K,), which grow with what is taken."""
 
     def __init__(self, pool: Pool, settings: Active) -> None:
-        # With nothing known of the foreground every token counts alike.
-        weights = pool.usage if pool.code_weights is None else pool.code_weights
-        assert weights is not None
-        self.weights, self.settings = weights, settings
-        labelled = pool.labelled_weights
-        self.labelled = np.zeros(weights.shape[1]) if labelled is None else labelled.astype(np.float64)
-        totals = np.asarray(weights.sum(0), np.float64) + self.labelled
+        assert pool.code_weights is not None
+        assert pool.labelled_weights is not None
+        self.weights, self.labelled, self.settings = pool.code_weights, pool.labelled_weights, settings
+        totals = np.asarray(self.weights.sum(0), np.float64) + self.labelled
         self.in_use = totals > 0
         self.pool_density = code_density(totals, self.in_use, settings.smoothing)
 
@@ -64,7 +72,7 @@ class CodebookRarity(Strategy):
     """The study whose codes are typical of all studies and missing from the labelled ones."""
 
     name = "codebook_rarity"
-    needs = frozenset({"usage", "labelled_weights"})
+    needs = frozenset({"code_weights", "labelled_weights"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         return _RarityScorer(pool, self.settings)
@@ -89,7 +97,7 @@ class CodebookCoverage(Strategy):
     """The study that adds most to the codes of which the labelled studies hold enough."""
 
     name = "codebook_coverage"
-    needs = frozenset({"usage", "labelled_weights"})
+    needs = frozenset({"code_weights", "labelled_weights"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         return _CoverageScorer(pool, self.settings)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.active.scores import power_noised
-from vqseg.active.strategy import Part, Scorer, Strategy, largest_parts
+from vqseg.active.strategy import Part, Scorer, Strategy, largest_parts, mean_of_present
 
 __all__ = ["ClaSPPE", "Perturbation", "PowerEntropy", "PredictiveEntropy"]
 
@@ -26,7 +26,7 @@ class _StructureScorer(Scorer):
 
     def __init__(self, values: Floats, structures: tuple[str, ...], words: str, scores: Floats | None = None) -> None:
         self.values, self.structures, self.words = values, structures, words
-        self._scores = _mean_of_present(values) if scores is None else scores
+        self._scores = mean_of_present(values) if scores is None else scores
 
     def scores(self) -> Floats:
         return self._scores
@@ -65,7 +65,7 @@ class PowerEntropy(_ByEntropy):
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         entropy = self.entropy(pool)
-        noised = power_noised(np.nan_to_num(_mean_of_present(entropy)), self.settings.power, generator)
+        noised = power_noised(np.nan_to_num(mean_of_present(entropy)), self.settings.power, generator)
         return _StructureScorer(entropy, tuple(pool.structures), self.words, noised)
 
 
@@ -120,11 +120,3 @@ class Perturbation(Strategy):
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         assert pool.disagreement is not None
         return _StructureScorer(pool.disagreement, tuple(pool.structures), "disagreement under perturbed codes")
-
-
-def _mean_of_present(values: Floats) -> Floats:
-    """Mean of each row over what is not nan; nan where nothing is."""
-    present = np.isfinite(values)
-    count = present.sum(1)
-    total = np.where(present, values, 0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from vqseg.active.sparse_signals import SparseSignals
 from vqseg.inference.signals import StudySignals
 
-__all__ = ["Pool", "sparse_counts"]
+__all__ = ["Pool", "Signals"]
 
 Floats = NDArray[np.float64]
+Signals = StudySignals | SparseSignals
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Pool:
     `labelled_weights` (K,) their sum over the labelled studies; `entropy` and `disagreement` (S, L) by structure, in
     nats, nan where a study may hold none of it; `foreground` (S, L) voxels; `features` (S, F), and those of the
     labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
-    done. Draws follow the order of the ids, and the first of equal scores has the lowest id.
+    done. `rarefied_entropy` (S,) is that at `rarefied_tokens` tokens, 0 where it is not worked out yet. `label_dice`
+    (S, L) compares the masks of labelled studies with the model's, nan where neither holds a structure.
+    Draws follow the order of the ids, and the first of equal scores has the lowest id.
     """
 
     ids: Sequence[str]
@@ -38,17 +42,20 @@ class Pool:
     labelled_features: Floats | None = None
     structures: Sequence[str] = field(default_factory=tuple)
     progress: float = 0.0
+    rarefied_entropy: Floats | None = None
+    rarefied_tokens: int = 0
+    label_dice: Floats | None = None
 
     def __post_init__(self) -> None:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
-        for by_structure in (self.entropy, self.disagreement, self.foreground):
+        for by_structure in (self.entropy, self.disagreement, self.foreground, self.label_dice):
             assert by_structure is None or by_structure.shape == (len(self.ids), len(self.structures))
 
     @classmethod
     def of(
         cls,
-        candidates: Mapping[str, StudySignals],
-        labelled: Iterable[StudySignals] = (),
+        candidates: Mapping[str, Signals],
+        labelled: Iterable[Signals] = (),
         *,
         structures: Sequence[str],
         progress: float = 0.0,
@@ -57,13 +64,14 @@ class Pool:
         ids = sorted(candidates)
         if not ids:
             return cls(ids, structures=structures, progress=progress)
-        signals, known = [candidates[study] for study in ids], list(labelled)
-        codes, width = len(signals[0].usage), len(signals[0].features)
+        signals, known = [_sparse(candidates[study]) for study in ids], [_sparse(one) for one in labelled]
+        width, codes = len(signals[0].features), [s.codes for s in signals]
+        tokens = {s.tokens for s in signals}
         return cls(
             ids,
-            sparse_counts([s.usage for s in signals]),
-            sparse_counts([s.foreground_usage for s in signals]),
-            sum((s.foreground_usage for s in known), np.zeros(codes)),
+            _rows(codes, [s.counts for s in signals], signals[0].codebook_size),
+            _rows(codes, [s.foreground_counts for s in signals], signals[0].codebook_size),
+            _labelled_weights(known, signals[0].codebook_size),
             np.stack([s.entropy for s in signals]),
             np.stack([s.disagreement for s in signals]),
             np.stack([s.foreground for s in signals]),
@@ -71,21 +79,26 @@ class Pool:
             np.stack([s.features for s in known]) if known else np.zeros((0, width)),
             structures,
             progress,
+            np.array([s.rarefied_entropy for s in signals]),
+            tokens.pop() if len(tokens) == 1 else 0,
         )
 
-    @classmethod
-    def of_usage(cls, candidates: Mapping[str, NDArray], labelled: Iterable[NDArray] = ()) -> Pool:
-        """The pool of `candidates` of which nothing but the code counts (K,) is known; `labelled` studies' alike."""
-        ids = sorted(candidates)
-        if not ids:
-            return cls(ids)
-        rows = [candidates[study] for study in ids]
-        return cls(ids, sparse_counts(rows), labelled_weights=sum(labelled, np.zeros(len(rows[0]))))
+
+def _sparse(signals: Signals) -> SparseSignals:
+    return signals if isinstance(signals, SparseSignals) else SparseSignals.of(signals)
 
 
-def sparse_counts(rows: Sequence[NDArray]) -> sparse.csr_array:
-    """Dense counts (K,) of several studies as one sparse array (S, K)."""
-    found = [np.flatnonzero(row) for row in rows]
-    starts = np.cumsum([0, *map(len, found)])
-    data = np.concatenate([np.asarray(row, np.float64)[index] for row, index in zip(rows, found, strict=True)])
-    return sparse.csr_array((data, np.concatenate(found), starts), shape=(len(rows), len(rows[0])))
+def _rows(codes: Sequence[NDArray], values: Sequence[NDArray], codebook_size: int) -> sparse.csr_array:
+    """`values` of the `codes` of several studies as one array (S, K), which is never made densely."""
+    starts = np.cumsum([0, *map(len, codes)])
+    data, indices = np.concatenate(values, dtype=np.float64), np.concatenate(codes, dtype=np.int32)
+    rows = sparse.csr_array((data, indices, starts), shape=(len(codes), codebook_size))
+    rows.eliminate_zeros()
+    return rows
+
+
+def _labelled_weights(labelled: Sequence[SparseSignals], codebook_size: int) -> Floats:
+    total = np.zeros(codebook_size)
+    for study in labelled:
+        total[study.codes] += study.foreground_counts
+    return total

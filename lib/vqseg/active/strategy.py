@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 from vqseg.active.pool import Pool
 from vqseg.config import Active
 
-__all__ = ["FixedScorer", "Part", "Ranked", "Ranking", "Scorer", "Strategy", "largest_parts", "nan_last"]
+__all__ = [
+    "FixedScorer",
+    "Part",
+    "Ranked",
+    "Ranking",
+    "Scorer",
+    "Strategy",
+    "largest_parts",
+    "mean_of_present",
+    "nan_last",
+]
 
 Floats = NDArray[np.float64]
 _PARTS_SHOWN = 3
 _DECIMALS = 12
+_OF_CODES = {"usage", "code_weights", "labelled_weights", "disagreement"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,11 @@ class Strategy(ABC):
     def __init__(self, settings: Active) -> None:
         self.settings = settings
 
+    @classmethod
+    def needs_codebook(cls) -> bool:
+        """Whether it looks at something that only a network with a codebook gives."""
+        return bool(cls.needs & _OF_CODES)
+
     @abstractmethod
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         """The scores of a pool that has everything that this strategy needs; `generator` gives every draw."""
@@ -164,3 +180,11 @@ def largest_parts(names: Sequence[str], values: Floats) -> tuple[Part, ...]:
     values = nan_last(values)
     order = [int(index) for index in np.argsort(-values, kind="stable")[:_PARTS_SHOWN]]
     return tuple(Part(names[index], float(values[index])) for index in order if np.isfinite(values[index]))
+
+
+def mean_of_present(values: Floats) -> Floats:
+    """Mean of each row over what is not nan; nan where nothing is."""
+    present = np.isfinite(values)
+    count = present.sum(1)
+    total = np.where(present, values, 0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

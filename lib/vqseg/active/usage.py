@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.special import gammaln
 
-__all__ = ["rarefied_entropies"]
+__all__ = ["rarefied_entropies", "rarefied_parts"]
 
 # Outcomes worked out at a time: bounds memory at some 30 MiB.
 _OUTCOMES_AT_A_TIME = 2**18
@@ -28,18 +28,23 @@ def rarefied_entropies(counts: sparse.csr_array, tokens: int) -> NDArray[np.floa
     rarefaction (Hurlbert, Ecology 52, 1971) all are compared at one number of tokens. A study with fewer than `tokens`
     tokens is taken as it is. Exact but for outcomes of a probability below 1e-10.
     """
-    totals = np.asarray(counts.sum(1)).astype(np.int64)
-    study = np.repeat(np.arange(len(totals)), np.diff(counts.indptr))
-    used = counts.data.astype(np.int64)
-    assert (used == counts.data).all(), "counts must be whole numbers"
-    study, used = study[used > 0], used[used > 0]
+    return np.maximum(rarefied_parts(counts, tokens).sum(1), 0.0)
+
+
+def rarefied_parts(counts: sparse.csr_array, tokens: int) -> sparse.csr_array:
+    """What each code adds (S, K) to the entropy that `rarefied_entropies` gives, in nats."""
+    parts = counts.astype(np.float64)
+    parts.eliminate_zeros()
+    used = parts.data.astype(np.int64)
+    assert (used == parts.data).all(), "counts must be whole numbers"
     if not len(used):
-        return np.zeros(len(totals))
+        return parts
+    totals = np.asarray(parts.sum(1)).astype(np.int64)
     # Codes used equally often in studies of one length contribute equally, so each such case is worked out once.
-    length = totals[study]
+    length = np.repeat(totals, np.diff(parts.indptr))
     _, first, case = np.unique(length * (used.max() + 1) + used, return_index=True, return_inverse=True)
-    terms = _expected_terms(length[first], used[first], np.minimum(tokens, length[first]))
-    return np.maximum(np.bincount(study, terms[case], minlength=len(totals)), 0.0)
+    parts.data = _expected_terms(length[first], used[first], np.minimum(tokens, length[first]))[case]
+    return parts
 
 
 def _expected_terms(n: NDArray, c: NDArray, m: NDArray) -> NDArray[np.float64]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
+from vqseg.active.sparse_signals import SparseSignals
 from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.active.strategy import Ranked
 from vqseg.active.usage import rarefied_entropies
@@ -163,12 +164,26 @@ def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
     assert best.score > 1
 
 
-def test_usage_alone_is_enough_for_the_codebook_strategies() -> None:
-    counts: dict[str, NDArray] = {name: one.usage for name, one in sites().items()}
-    pool = Pool.of_usage(counts, [counts["a0"]])
-    for name in ("codebook_entropy", "codebook_rarity", "codebook_coverage"):
-        assert STRATEGIES[name].needs <= {"usage", "labelled_weights"}
-        assert order(name, pool)[0] == ("a0" if name == "codebook_entropy" else "b0")
+def test_only_strategies_by_codes_need_a_codebook() -> None:
+    needing = {name for name in STRATEGIES if STRATEGIES[name].needs_codebook()}
+    assert needing == {"codebook_entropy", "codebook_rarity", "codebook_coverage", "perturbation"}
+
+
+def test_the_stored_entropy_is_taken_where_it_is_that_of_the_settings() -> None:
+    stored = {name: SparseSignals.of(one, tokens=20) for name, one in sites().items()}
+    pool = Pool.of(stored, structures=STRUCTURES)
+    assert pool.rarefied_entropy is not None
+    wrong = replace(pool, rarefied_entropy=pool.rarefied_entropy + 1)
+    found, other = (rank("codebook_entropy", one, tokens=20)[0].score for one in (pool, wrong))
+    assert other == pytest.approx(found + 1)
+    expected = rank("codebook_entropy", Pool.of(sites(), structures=STRUCTURES), tokens=30)
+    assert rank("codebook_entropy", wrong, tokens=30) == expected
+
+
+def test_the_codes_that_make_the_entropy_are_named() -> None:
+    best = rank("codebook_entropy", Pool.of({"a": signals((100, 50, 25, 0, 1, 0))}, structures=STRUCTURES))[0]
+    assert [part.name for part in best.parts] == ["code 1", "code 0", "code 2"]
+    assert sum(part.value for part in best.parts) < best.score
 
 
 @pytest.mark.parametrize("name", ["predictive_entropy", "perturbation"])
