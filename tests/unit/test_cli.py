@@ -255,6 +255,19 @@ def test_ranking_says_why_and_is_the_same_again(strategy: str, trained: Path, tm
     assert all(study["reason"] in result.output for study in ranking["studies"])
 
 
+def test_labels_that_differ_most_from_the_model_are_reviewed_first(trained: Path, tmp_path: Path) -> None:
+    out, labels = tmp_path / "ranking.json", tmp_path / "labels"
+    shutil.copytree(trained / "labels", labels)
+    (labels / "s06.nii.gz").write_bytes(b"no mask")
+    source = ("--model", trained / "run", "--images", trained / "images", "--labelled", labels, "--out", out)
+    result = run("rank", *source, "--strategy", "disagreement")
+    assert result.exit_code == 0, result.output
+    ranking = json.loads(out.read_text(encoding="utf-8"))
+    assert {study["id"] for study in ranking["studies"]} == {"s01", "s05"}
+    assert list(ranking["left_out"]) == ["s06"]
+    assert all("differ most at" in study["reason"] for study in ranking["studies"])
+
+
 def test_the_first_of_a_ranking_and_what_cannot_be_read(trained: Path, tmp_path: Path) -> None:
     images, out = tmp_path / "images", tmp_path / "ranking.json"
     shutil.copytree(trained / "images", images)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
-from vqseg.active.strategies import make_strategy
-from vqseg.active.strategy import Ranked
-from vqseg.data.reading import read_image
+from vqseg.active.review import label_dice, review_pool
+from vqseg.active.sparse_signals import SparseSignals
+from vqseg.active.strategies import REVIEWS, make_strategy
+from vqseg.active.strategy import Ranked, Strategy
+from vqseg.data.reading import read_image, read_mask
 from vqseg.data.studies import Study
 from vqseg.errors import ConfigError, VQSegError
 from vqseg.inference.predictor import Predictor
-from vqseg.inference.signals import StudySignals
 from vqseg.randomness import numpy_generator, torch_generator
 
 __all__ = ["rank_studies"]
-
-_OF_CODES = {"usage", "labelled_weights", "disagreement"}
 
 
 def rank_studies(
@@ -31,19 +32,44 @@ def rank_studies(
     seed: int = 0,
     progress: float = 0.0,
 ) -> dict[str, Any]:
-    """Rank the studies without a label, comparing with those that have one, as values for JSON.
+    """Rank the studies without a label, comparing with those that have one, as values for JSON; the strategy
+    `disagreement` ranks those that have one.
 
     The first `top` are chosen one after another, each as if those before it were labelled, and no others are listed;
     without `top` all are. `progress` is the share 0..1 of the labelling that is done. A study that cannot be read is
-    left out and named. Raises `ConfigError` when there is no such
-    strategy or the model cannot serve it.
+    left out and named. Raises `ConfigError` when there is no such strategy or the model cannot serve it.
     """
     chosen = make_strategy(strategy, predictor.config.active)
-    if _OF_CODES & chosen.needs and not predictor.network.has_codebook:
+    if chosen.needs_codebook() and not predictor.network.has_codebook:
         raise ConfigError(f"strategy {strategy!r} looks at a codebook, and this model has none")
-    draws = predictor.config.active.draws if "disagreement" in chosen.needs else 0
-    candidates: dict[str, StudySignals] = {}
-    labelled: list[StudySignals] = []
+    looked_at = _look_at_labels if strategy in REVIEWS else _look_at_images
+    seen = looked_at(predictor, studies, chosen, seed, progress)
+    ranking = chosen.rank(seen.pool, numpy_generator(seed, "ranking"), 1 if top is None else top)
+    return {
+        "strategy": strategy,
+        "model_version": predictor.version,
+        "scored": len(seen.pool.ids),
+        "labelled": seen.labelled,
+        "left_out": seen.left_out,
+        "studies": [_as_values(place, one) for place, one in enumerate(ranking[:top], start=1)],
+    }
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The pool, the number of `labelled` studies, and the reason why others were left out, by id."""
+
+    pool: Pool
+    labelled: int
+    left_out: dict[str, str]
+
+
+def _look_at_images(
+    predictor: Predictor, studies: Iterable[Study], strategy: Strategy, seed: int, progress: float
+) -> _Seen:
+    draws = predictor.config.active.draws if "disagreement" in strategy.needs else 0
+    candidates: dict[str, SparseSignals] = {}
+    labelled: list[SparseSignals] = []
     left_out: dict[str, str] = {}
     for study in studies:
         try:
@@ -52,20 +78,28 @@ def rank_studies(
             left_out[study.id] = str(error)
             continue
         if study.label is None:
-            candidates[study.id] = signals
+            candidates[study.id] = SparseSignals.of(signals)
         else:
-            labelled.append(signals)
-    structures = sorted(predictor.labels, key=lambda name: predictor.labels[name])
-    pool = Pool.of(candidates, labelled, structures=structures, progress=progress)
-    ranking = chosen.rank(pool, numpy_generator(seed, "ranking"), 1 if top is None else top)
-    return {
-        "strategy": strategy,
-        "model_version": predictor.version,
-        "scored": len(candidates),
-        "labelled": len(labelled),
-        "left_out": left_out,
-        "studies": [_as_values(place, one) for place, one in enumerate(ranking[:top], start=1)],
-    }
+            labelled.append(SparseSignals.of(signals))
+    pool = Pool.of(candidates, labelled, structures=tuple(predictor.labels), progress=progress)
+    return _Seen(pool, len(labelled), left_out)
+
+
+def _look_at_labels(
+    predictor: Predictor, studies: Iterable[Study], strategy: Strategy, seed: int, progress: float
+) -> _Seen:
+    found: dict[str, NDArray[np.float64]] = {}
+    left_out: dict[str, str] = {}
+    for study in studies:
+        if study.label is None:
+            continue
+        try:
+            volume = read_image(study.image)
+            label = read_mask(study.label, volume.grid, predictor.labels)
+            found[study.id] = label_dice(predictor.predict(volume).mask, label, predictor.labels)
+        except VQSegError as error:
+            left_out[study.id] = str(error)
+    return _Seen(review_pool(found, tuple(predictor.labels)), len(found), left_out)
 
 
 def _as_values(place: int, one: Ranked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The registry of strategies that choose the study to label next."""
+"""The registry of strategies that choose the study to label next, and of those that choose a label to look at again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from vqseg.active.batches import StochasticBatches
 from vqseg.active.by_codes import CodebookCoverage, CodebookEntropy, CodebookRarity
 from vqseg.active.by_features import Coreset, Typical
 from vqseg.active.by_uncertainty import ClaSPPE, Perturbation, PowerEntropy, PredictiveEntropy
+from vqseg.active.review import Disagreement
 from vqseg.active.strategy import Strategy
 from vqseg.config import Active
 from vqseg.errors import ConfigError
 
-__all__ = ["STRATEGIES", "make_strategy"]
+__all__ = ["REVIEWS", "STRATEGIES", "make_strategy"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -31,9 +32,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
     )
 }
 
+# These rank labelled studies.
+REVIEWS: dict[str, type[Strategy]] = {Disagreement.name: Disagreement}
+
 
 def make_strategy(name: str, settings: Active | None = None) -> Strategy:
     """The strategy of that name. Raises `ConfigError` with the list of known ones."""
-    if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {name!r}; known strategies: {', '.join(STRATEGIES)}")
-    return STRATEGIES[name](settings or Active())
+    known = STRATEGIES | REVIEWS
+    if name not in known:
+        raise ConfigError(f"unknown strategy {name!r}; known strategies: {', '.join(known)}")
+    return known[name](settings or Active())
