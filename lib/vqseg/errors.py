@@ -22,6 +22,7 @@ class ImageError(VQSegError):
 
     def __init__(self, path: str | PathLike[str], reason: str) -> None:
         super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 class LabelError(ImageError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -49,20 +49,24 @@ class SparseSignals:
     def of(cls, signals: StudySignals, *, draws: int = 0, tokens: int = 0) -> SparseSignals:
         """The signals that a pass with so many `draws` gave, with the entropy at `tokens` unless these are 0."""
         codes = np.flatnonzero((signals.usage > 0) | (signals.foreground_usage > 0))
-        counts = signals.usage[codes]
         return cls(
             len(signals.usage),
             codes.astype(np.uint32),
-            counts.astype(np.uint32),
+            signals.usage[codes].astype(np.uint32),
             signals.foreground_usage[codes].astype(np.float32),
             signals.features,
             signals.entropy,
             signals.disagreement,
             signals.foreground,
             draws,
-            tokens,
-            float(rarefied_entropies(sparse.csr_array(counts[None]), tokens)[0]) if tokens else float("nan"),
-        )
+        ).rarefied(tokens)
+
+    def rarefied(self, tokens: int) -> SparseSignals:
+        """The same with the entropy at so many tokens."""
+        if tokens == self.tokens:
+            return self
+        entropy = float(rarefied_entropies(sparse.csr_array(self.counts[None]), tokens)[0])
+        return replace(self, tokens=tokens, rarefied_entropy=entropy)
 
     def write(self, file: BinaryIO) -> None:
         """Write an .npz file."""

@@ -34,11 +34,12 @@ _SLICES_AT_A_TIME = 8
 @dataclass(frozen=True)
 class Prediction:
     """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes, all 0 for a
-    network without a codebook; `seconds` by part."""
+    network without a codebook; `seconds` by part; `signals` where they were asked for."""
 
     mask: NDArray[np.uint8]
     usage: NDArray[np.int64]
     seconds: dict[str, float] = field(default_factory=dict)
+    signals: StudySignals | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ class Predictor:
         """Values of the structures by name."""
         return self.config.data.labels
 
-    def predict(self, volume: Volume) -> Prediction:
-        """Segment a volume; the mask has exactly the volume's own voxels."""
+    def predict(self, volume: Volume, *, with_signals: bool = False) -> Prediction:
+        """Segment a volume; the mask has exactly the volume's own voxels.
+
+        Its signals come out of the same pass, without any draw; they take time, so they are worked out on request.
+        """
         begin = time.perf_counter()
         image = prepare_volume(volume, self.config.data)
         prepared = time.perf_counter()
@@ -83,7 +87,8 @@ class Predictor:
         whole = probability[0] if axis is None else probability.movedim(0, axis + 1)
         mask = resize_classes(whole, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
-        return Prediction(mask, inspected.tally.usage, seconds)
+        signals = summarize(inspected.tally, probability, None) if with_signals else None
+        return Prediction(mask, inspected.tally.usage, seconds, signals)
 
     def usage(self, volume: Volume) -> NDArray[np.int64]:
         """How often each code (K,) is chosen for the volume."""

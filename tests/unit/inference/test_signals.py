@@ -147,3 +147,12 @@ def test_neither_windows_nor_padding_change_what_a_study_looks_like(overrides: d
         times = np.prod(shape) / 8**3
         assert signals.usage.sum() == pytest.approx(expected.usage.sum() * times, rel=0.01)
         assert signals.foreground_usage.sum() == pytest.approx(expected.foreground_usage.sum() * times, rel=0.01)
+
+
+@quantized
+def test_a_prediction_gives_the_signals_of_its_own_pass_when_asked(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides)
+    assert predictor.predict(study()).signals is None
+    found = predictor.predict(study(), with_signals=True).signals
+    assert found is not None
+    assert_equal(found, predictor.signals(study()))
