@@ -196,6 +196,73 @@ def rank(
 
 
 @main.command()
+@click.option("--images", required=True, type=_FOLDER)
+@click.option("--labels", required=True, type=_FOLDER, help="masks of all images")
+@click.option("--out", required=True, type=_NEW_FOLDER, help="folder for the results; what is in it is not made again")
+@click.option(
+    "--split", type=_FILE, help="split file: `train` is the pool, `val` is scored; default: a share of all is scored"
+)
+@click.option("--config", "source", help="preset or settings file")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting")
+@click.option("--method", default="vqseg", show_default=True)
+@click.option("--arms", help="strategies and controls, with commas between them; default: all")
+@click.option("--start", default=3, show_default=True, type=click.IntRange(min=1), help="studies labelled at first")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
+@click.option("--picks", default=3, show_default=True, type=click.IntRange(min=1), help="studies labelled each round")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="number of seeds, from 0 on")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="trainings at a time")
+@_DEVICE
+def simulate(
+    images: Path,
+    labels: Path,
+    out: Path,
+    split: Path | None,
+    source: str | None,
+    overrides: tuple[str, ...],
+    method: str,
+    arms: str | None,
+    start: int,
+    rounds: int,
+    picks: int,
+    seeds: int,
+    jobs: int,
+    device: str,
+) -> None:
+    """Replay annotation on a pool whose masks are known, and compare strategies."""
+    from vqseg.config import load_config
+    from vqseg.data.split import lock_split
+    from vqseg.data.studies import find_studies, label_names, read_split
+    from vqseg.simulation.arms import arm_names
+    from vqseg.simulation.replay import Protocol
+    from vqseg.simulation.report import TABLE_FILE
+    from vqseg.simulation.simulation import Simulation
+    from vqseg.simulation.simulation import simulate as run_simulation
+
+    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
+    studies = find_studies(images, labels)
+    out.mkdir(parents=True, exist_ok=True)
+    if split:
+        parts = read_split(split)
+        settings.setdefault("data.labels", parts.labels)
+        pool, validation = (parts.members(name, studies) for name in ("train", "val"))
+    config = load_config(source, settings)
+    if not config.data.labels:
+        config = load_config(source, settings | {"data.labels": label_names(images, studies)})
+    if not split:
+        data = config.data
+        locked = lock_split(studies, data.validation_fraction, data.patient_pattern, out / "split.json")
+        pool, validation = locked.training, locked.validation
+    _need_labels([*pool, *validation], labels)
+    simulation = Simulation(pool, validation, config, method, Protocol(start, rounds, picks), out, device)
+    names = arms.split(",") if arms else arm_names(config.active.strategy)
+    with _progress(seeds * (len(names) + 1), "simulate", "replay") as report:
+        summary = run_simulation(simulation, names, range(seeds), jobs, report)
+    for name, arm in summary["arms"].items():
+        click.echo(f"{name:32} {arm['area']['mean']:.4f}")
+    click.echo(f"area under Dice over {rounds} rounds; all of it in {out / TABLE_FILE}")
+
+
+@main.command()
 @click.option("--predictions", required=True, type=_FOLDER)
 @click.option("--labels", required=True, type=_FOLDER, help="reference masks with the names of the predictions")
 @click.option("--out", required=True, type=_FILE, help="JSON file for the scores")
@@ -270,9 +337,7 @@ def _key_and_value(text: str) -> tuple[str, str]:
 def _need_labels(studies: Iterable, labels: Path) -> None:
     missing = [study.id for study in studies if study.label is None]
     if missing:
-        raise DataError(
-            f"{labels}: holds no mask for {missing[0]}, which the split needs ({len(missing)} missing in all)"
-        )
+        raise DataError(f"{labels}: holds no mask for {missing[0]}, which is needed ({len(missing)} missing in all)")
 
 
 def _number(value: float | None) -> str:
@@ -284,12 +349,12 @@ def _bar(items: list, name: str) -> Iterable:
 
 
 @contextmanager
-def _progress(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _progress(steps: int, name: str = "train", unit: str = "step") -> Iterator[Callable[[dict[str, Any]], None]]:
     """A progress bar on a terminal, JSON lines elsewhere."""
     if not sys.stderr.isatty():
         yield lambda status: click.echo(json.dumps(status), err=True)
         return
-    with tqdm(total=steps, desc="train", unit="step") as bar:
+    with tqdm(total=steps, desc=name, unit=unit) as bar:
 
         def report(status: dict[str, Any]) -> None:
             bar.n = status["step"]

@@ -73,21 +73,30 @@ class Predictor:
         """Values of the structures by name."""
         return self.config.data.labels
 
-    def predict(self, volume: Volume, *, with_signals: bool = False) -> Prediction:
+    def predict(
+        self,
+        volume: Volume,
+        *,
+        with_signals: bool = False,
+        draws: int = 0,
+        generator: torch.Generator | None = None,
+        codebook: Tensor | None = None,
+    ) -> Prediction:
         """Segment a volume; the mask has exactly the volume's own voxels.
 
-        Its signals come out of the same pass, without any draw; they take time, so they are worked out on request.
+        Its signals come out of the same pass; they take time, so they are worked out on request. The other arguments
+        are those of `signals`.
         """
         begin = time.perf_counter()
         image = prepare_volume(volume, self.config.data)
         prepared = time.perf_counter()
-        inspected = self._inspect(image)
+        inspected = self._inspect(image, draws, generator, codebook)
         inferred = time.perf_counter()
         probability, axis = inspected.probability, self.config.data.slice_axis
         whole = probability[0] if axis is None else probability.movedim(0, axis + 1)
         mask = resize_classes(whole, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
-        signals = summarize(inspected.tally, probability, None) if with_signals else None
+        signals = summarize(inspected.tally, probability, inspected.disagreement) if with_signals else None
         return Prediction(mask, inspected.tally.usage, seconds, signals)
 
     def usage(self, volume: Volume) -> NDArray[np.int64]:

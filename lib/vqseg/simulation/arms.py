@@ -1,0 +1,111 @@
+"""The arms of a simulation by name: the strategies of the registry, the controls and the oracle.
+
+A control of a strategy is called `control:strategy`, such as `shuffled:codebook_rarity`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from vqseg.active.pool import Pool
+from vqseg.active.strategies import STRATEGIES, make_strategy
+from vqseg.active.strategy import Strategy
+from vqseg.config import Active
+from vqseg.errors import ConfigError
+from vqseg.simulation.controls import Known, PlugInEntropy, RandomByLength, Reversed, Shuffled
+from vqseg.simulation.rounds import Look
+
+__all__ = ["ORACLE", "Arm", "Choice", "Knowledge", "arm_names", "make_arm"]
+
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What an arm may know beside the pool: `slices` of every study, `dice` of the model on it (for the oracle alone),
+    and how many studies are picked at a time."""
+
+    slices: Mapping[str, int]
+    dice: Mapping[str, float]
+    picks: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`ids` in the order in which they were picked, and the `seconds` that took.
+
+    `agreement` is Spearman's correlation over the pool between the scores before any pick and 1 - Dice of the current
+    model: a score that finds failures is of use to a reviewer, whatever it is worth to a training. None where all
+    scores, or all Dice, are the same.
+    """
+
+    ids: list[str]
+    agreement: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to choose; `needs` of the pool, and the `codebook` by which the tokens are counted for it."""
+
+    name: str
+    make: Callable[[Active, Knowledge], Strategy]
+    needs: frozenset[str] = frozenset()
+    codebook: str = "trained"
+
+    def look(self, settings: Active) -> Look:
+        """The look at the pool that the arm needs."""
+        return Look(self.codebook, settings.draws if "disagreement" in self.needs else 0)
+
+    def choose(self, pool: Pool, settings: Active, knowledge: Knowledge, seed: int) -> Choice:
+        """The studies that are labelled next, in the order in which they are picked."""
+        strategy, begin = self.make(settings, knowledge), time.perf_counter()
+        picked = strategy.rank(pool, np.random.default_rng(seed), knowledge.picks).ids[: knowledge.picks]
+        seconds = time.perf_counter() - begin
+        ranking = strategy.rank(pool, np.random.default_rng(seed), 0)
+        scores = np.array([ranked.score for ranked in ranking])
+        errors = np.array([1 - knowledge.dice[ranked.id] for ranked in ranking])
+        differ = min(len(np.unique(scores)), len(np.unique(errors))) > 1
+        return Choice(picked, float(spearmanr(scores, errors).statistic) if differ else None, seconds)
+
+
+def _oracle(settings: Active, knowledge: Knowledge) -> Strategy:
+    return Known(settings, {study: 1 - dice for study, dice in knowledge.dice.items()}, "its Dice is the lowest")
+
+
+def _longest(settings: Active, knowledge: Knowledge) -> Strategy:
+    return Known(settings, knowledge.slices, "it has {score:.0f} slices")
+
+
+_ALONE: dict[str, Callable[[Active, Knowledge], Strategy]] = {
+    "random_by_length": lambda settings, known: RandomByLength(settings, known.slices, known.picks),
+    "length": _longest,
+    "plug_in_entropy": lambda settings, known: PlugInEntropy(settings),
+    ORACLE: _oracle,
+}
+_CHANGED: dict[str, Callable[[Strategy], Strategy]] = {"shuffled": Shuffled, "reversed": Reversed}
+_COUNTED = ("untrained", "k_means")
+
+
+def arm_names(default: str) -> list[str]:
+    """All strategies, and all controls, those of a strategy for the `default` one."""
+    return [*STRATEGIES, *_ALONE, *(f"{control}:{default}" for control in (*_CHANGED, *_COUNTED))]
+
+
+def make_arm(name: str) -> Arm:
+    """The arm of that name. Raises `ConfigError` with the list of known ones."""
+    control, _, strategy = name.rpartition(":")
+    if name in _ALONE:
+        return Arm(name, _ALONE[name])
+    if strategy not in STRATEGIES or control not in ("", *_CHANGED, *_COUNTED):
+        controls = ", ".join(f"{control}:STRATEGY" for control in (*_CHANGED, *_COUNTED))
+        raise ConfigError(f"unknown arm {name!r}; known: {', '.join([*STRATEGIES, *_ALONE])}, {controls}")
+    needs = STRATEGIES[strategy].needs
+    if control in _CHANGED:
+        return Arm(name, lambda settings, known: _CHANGED[control](make_strategy(strategy, settings)), needs)
+    return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, control or "trained")

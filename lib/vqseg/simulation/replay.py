@@ -1,0 +1,69 @@
+"""One arm, one seed: train, ask what to label next, and so on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vqseg.randomness import numpy_generator, seed_for
+from vqseg.simulation.arms import Arm, Choice, Knowledge
+from vqseg.simulation.rounds import Learner
+
+__all__ = ["Protocol", "Step", "replay"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """`start` studies drawn at random are labelled first, then `rounds` times `picks` that the arm chooses."""
+
+    start: int = 3
+    rounds: int = 5
+    picks: int = 3
+
+    @property
+    def budgets(self) -> list[int]:
+        """Number of labelled studies at each round."""
+        return [self.start + number * self.picks for number in range(self.rounds + 1)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A round of a replay: `labelled` ids in the order in which they were chosen, their `slices` and foreground
+    `voxels`, mean `scores` on the validation studies, the ids `chosen` next, the arm's `agreement` with the model's
+    errors, and `seconds` by part. After the last round nothing is chosen."""
+
+    labelled: list[str]
+    slices: int
+    voxels: int
+    scores: dict[str, float]
+    chosen: list[str]
+    agreement: float | None
+    seconds: dict[str, float]
+
+
+def replay(arm: Arm, seed: int, protocol: Protocol, learner: Learner) -> list[Step]:
+    """Replay the annotation. The start set and the training follow from the seed alone, so arms can be paired."""
+    pool, config = learner.pool, learner.config
+    slices = {study: case.slices(config.data.slice_axis) for study, case in pool.items()}
+    labelled: list[str] = numpy_generator(seed, "start").choice(sorted(pool), protocol.start, replace=False).tolist()
+    steps: list[Step] = []
+    for number in range(protocol.rounds + 1):
+        last = number == protocol.rounds
+        done = learner.round(labelled, seed, None if last else arm.look(config.active))
+        choice = Choice([], None, 0.0)
+        if not last:
+            candidates = done.pool(learner.structures, number / protocol.rounds)
+            known = Knowledge(slices, done.dice, protocol.picks)
+            choice = arm.choose(candidates, config.active, known, seed_for(seed, "ranking", arm.name, number))
+        steps.append(
+            Step(
+                labelled,
+                sum(slices[study] for study in labelled),
+                sum(pool[study].foreground_voxels for study in labelled),
+                done.scores,
+                choice.ids,
+                choice.agreement,
+                done.seconds | {"choose": choice.seconds},
+            )
+        )
+        labelled = [*labelled, *choice.ids]
+    return steps

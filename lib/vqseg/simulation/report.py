@@ -1,0 +1,108 @@
+"""Table and figure of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqseg.files import new_file
+from vqseg.simulation.summary import REFERENCE
+
+__all__ = ["CURVES_FILE", "TABLE_FILE", "table", "write_report"]
+
+TABLE_FILE = "table.md"
+CURVES_FILE = "curves.png"
+_COLUMNS = (
+    "arm",
+    "area under Dice",
+    f"minus {REFERENCE} (95 %, Holm)",
+    "beats",
+    "rank",
+    "last Dice",
+    "area under HD95",
+    "slices",
+    "foreground",
+    "FG-Eff",
+    "agreement: start, all",
+    "choose, look (s)",
+)
+
+
+def write_report(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write `table.md` and `curves.png`."""
+    with new_file(folder / TABLE_FILE) as temporary:
+        temporary.write_text("\n".join(table(summary)) + "\n", encoding="utf-8")
+    with new_file(folder / CURVES_FILE) as temporary:
+        _draw(summary, temporary)
+
+
+def table(summary: Mapping[str, Any]) -> list[str]:
+    """Lines of a markdown table, the arm with the largest area first."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+    for name, arm in summary["arms"].items():
+        cells = (
+            name,
+            _spread(arm["area"]),
+            _against(arm[f"against_{REFERENCE}"]),
+            f"{len(arm['beats'])}",
+            f"{arm['rank']:.1f}",
+            _spread(arm["curve"][-1]),
+            _spread(arm["hd95_area"], 2),
+            f"{arm['slices']:.0f}",
+            f"{arm['foreground_share']:.1%}",
+            f"{arm['foreground_efficiency']:.1f}",
+            f"{_signed(arm['agreement_at_start'])}, {_signed(arm['agreement'])}",
+            f"{arm['seconds']['choose']:.2f}, {arm['seconds']['look']:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    full = _spread(summary["all_masks"])
+    return [*lines, "", f"{summary['seeds']} seeds; with all masks of the pool the Dice is {full}."]
+
+
+def _draw(summary: Mapping[str, Any], path: Path) -> None:
+    """One small panel an arm, with the reference behind it: of twenty curves in one nobody tells any apart."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    arms, budgets = summary["arms"], summary["budgets"]
+    columns = min(4, len(arms))
+    rows = -(-len(arms) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(3 * columns, 2.4 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel in axes.flat[len(arms) :]:
+        panel.set_axis_off()
+    for panel, (name, arm) in zip(axes.flat, arms.items(), strict=False):
+        for shown, colour in ((arms.get(REFERENCE), "0.6"), (arm, "C0")):
+            if shown:
+                means, lows, highs = ([point[key] for point in shown["curve"]] for key in ("mean", "low", "high"))
+                panel.plot(budgets, means, color=colour)
+                panel.fill_between(budgets, lows, highs, color=colour, alpha=0.2, linewidth=0)
+        panel.axhline(summary["all_masks"]["mean"], color="0.3", linestyle=":", linewidth=1)
+        panel.set_title(name, fontsize=9)
+        panel.grid(alpha=0.3)
+    figure.supxlabel(f"labelled studies (grey: {REFERENCE}; dotted: all masks)")
+    figure.supylabel("Dice, 95 % interval over seeds")
+    figure.savefig(path, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def _spread(value: Mapping[str, float], digits: int = 4) -> str:
+    return f"{value['mean']:.{digits}f} ± {value['sd']:.{digits}f}"
+
+
+def _against(comparison: Mapping[str, Any] | None) -> str:
+    if comparison is None:
+        return ""
+    mark = "**" if comparison["better"] else ""
+    return (
+        f"{mark}{comparison['difference']:+.4f}{mark} ({comparison['low']:+.4f} to {comparison['high']:+.4f}, "
+        f"p {comparison['p']:.2f})"
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"

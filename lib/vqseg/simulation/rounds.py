@@ -1,0 +1,167 @@
+"""A round: a model trained on some labelled studies, its score, and what it says of the pool.
+
+A round follows from what it was trained on and from the seed, and from nothing else. It is kept on disk under a hash of
+these, so strategies that choose the same studies share it, and a simulation that was stopped finds what it had done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqseg.active.pool import Pool
+from vqseg.config import Config
+from vqseg.files import new_file
+from vqseg.inference.predictor import Predictor
+from vqseg.inference.signals import StudySignals
+from vqseg.metrics import dice, score_volume, summarise
+from vqseg.networks.vqseg import VQSeg
+from vqseg.randomness import torch_generator
+from vqseg.simulation.cases import Case
+from vqseg.simulation.codebooks import CODEBOOKS
+from vqseg.training.trainer import Trainer
+
+__all__ = ["Learner", "Look", "Round"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the pool is looked at: by which of `CODEBOOKS` its tokens are counted, and with how many QPM `draws`."""
+
+    codebook: str = "trained"
+    draws: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """`labelled` ids; mean `scores` on the validation studies (dice, hd95, assd); by id of every study of the pool, if
+    it was looked at, its `signals` and its `dice`, the mean over the structures; `seconds` that each part took."""
+
+    labelled: list[str]
+    scores: dict[str, float]
+    signals: dict[str, StudySignals]
+    dice: dict[str, float]
+    seconds: dict[str, float]
+
+    def pool(self, structures: Sequence[str], progress: float) -> Pool:
+        """The studies that are not labelled yet, as the strategies see them."""
+        taken = set(self.labelled)
+        candidates = {study: signals for study, signals in self.signals.items() if study not in taken}
+        labelled = [self.signals[study] for study in self.labelled]
+        return Pool.of(candidates, labelled, structures=structures, progress=progress)
+
+
+class Learner:
+    """Trains on a labelled set, always from the same initialisation and for the same number of steps.
+
+    Args: `config` planned; `method` of training; `pool` and `validation` cases by id; `folder` where rounds are kept.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        method: str,
+        pool: Mapping[str, Case],
+        validation: Mapping[str, Case],
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        self.config, self.method, self.pool, self.validation = config, method, pool, validation
+        self.device, self.folder = device, folder
+        labels = config.data.labels
+        self.structures = sorted(labels, key=lambda name: labels[name])
+        self._identity = {
+            "settings": config.model_dump(mode="json", exclude={"active"}),
+            "method": method,
+            "studies": [case.identity for part in (pool, validation) for case in part.values()],
+        }
+
+    def round(self, labelled: Iterable[str], seed: int, look: Look | None = None) -> Round:
+        """The round of a labelled set; with a `look` at the pool, without one nothing but the scores."""
+        ids = sorted(labelled)
+        key = hashlib.sha256(repr([self._identity, ids, seed, look]).encode()).hexdigest()[:24]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Two processes that come to the same labelled set train on it once.
+        with filelock.FileLock(self.folder / f"{key}.lock"):
+            if (known := _read(self.folder / f"{key}.npz")) is not None:
+                return known
+            made = self._make(ids, seed, look)
+            _write(self.folder / f"{key}.npz", made)
+            return made
+
+    def _make(self, ids: list[str], seed: int, look: Look | None) -> Round:
+        begin = time.perf_counter()
+        network, config = self._trained(ids, seed)
+        trained = time.perf_counter()
+        predictor = Predictor(network, config, self.device)
+        scores = {}
+        for case in self.validation.values():
+            mask = predictor.predict(case.volume).mask
+            scores[case.id] = score_volume(mask, case.mask, predictor.labels, case.volume.spacing)
+        scored = time.perf_counter()
+        signals, quality = {}, {}
+        if look:
+            codebook = CODEBOOKS[look.codebook](network, config, [case.without_label for case in self.pool.values()])
+            for case in self.pool.values():
+                draw = torch_generator(seed, "signals", case.id)
+                prediction = predictor.predict(
+                    case.volume, with_signals=True, draws=look.draws, generator=draw, codebook=codebook
+                )
+                assert prediction.signals is not None
+                signals[case.id] = prediction.signals
+                quality[case.id] = _mean_dice(prediction.mask, case.mask, len(predictor.labels))
+        seconds = {"train": trained - begin, "score": scored - trained, "look": time.perf_counter() - scored}
+        return Round(ids, summarise(scores)["mean"], signals, quality, seconds)
+
+    def _trained(self, ids: list[str], seed: int) -> tuple[VQSeg, Config]:
+        """The teacher after the last step, and its settings."""
+        config = self.config.model_copy(update={"train": self.config.train.model_copy(update={"seed": seed})})
+        labelled = [self.pool[study].prepared for study in ids]
+        unlabelled = [case.without_label for study, case in self.pool.items() if study not in ids]
+        # With every study labelled, their images are what is learnt from without masks.
+        unlabelled = unlabelled or [case.without_label for case in self.pool.values()]
+        trainer = Trainer(config, self.method, labelled, unlabelled, self.device)
+        trainer.load_pretrained()
+        trainer.run(lambda done: None)
+        assert isinstance(trainer.teacher, VQSeg), "a simulation needs a network with a codebook"
+        return trainer.teacher, config
+
+
+def _mean_dice(prediction: NDArray[np.uint8], mask: NDArray[np.uint8], structures: int) -> float:
+    """Mean over the structures that either mask holds; 1 when neither holds any."""
+    found = [value for value in (dice(prediction, mask, label + 1) for label in range(structures)) if value == value]
+    return sum(found) / len(found) if found else 1.0
+
+
+def _write(path: Path, made: Round) -> None:
+    """As arrays alone, whole or not at all."""
+    words = {"labelled": made.labelled, "scores": made.scores, "dice": made.dice, "seconds": made.seconds}
+    rows = made.signals.values()
+    columns = {field.name: np.array([getattr(row, field.name) for row in rows]) for field in fields(StudySignals)}
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, words=json.dumps(words), studies=list(made.signals), **columns)
+
+
+def _read(path: Path) -> Round | None:
+    """The round that was kept, or none when there is none or it is damaged."""
+    try:
+        # Opened here, for numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            words = json.loads(str(kept["words"]))
+            columns = {field.name: kept[field.name] for field in fields(StudySignals)}
+            studies = kept["studies"].tolist()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    rows = zip(*columns.values(), strict=True)
+    signals = {study: StudySignals(*row) for study, row in zip(studies, rows, strict=True)}
+    return Round(words["labelled"], words["scores"], signals, words["dice"], words["seconds"])

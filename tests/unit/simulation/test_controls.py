@@ -1,0 +1,107 @@
+"""Controls do what their names say, and still obey the laws of a strategy."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vqseg.active.pool import Pool
+from vqseg.active.scores import plug_in_entropy
+from vqseg.active.strategies import STRATEGIES, make_strategy
+from vqseg.active.strategy import Strategy
+from vqseg.config import Active
+from vqseg.errors import ConfigError
+from vqseg.inference.signals import StudySignals
+from vqseg.simulation.arms import ORACLE, Knowledge, arm_names, make_arm
+from vqseg.simulation.codebooks import CODEBOOKS
+from vqseg.simulation.controls import RandomByLength, Reversed, Shuffled
+
+IDS = [f"s{number:02d}" for number in range(12)]
+KNOWN = Knowledge(
+    slices={study: 10 + number for number, study in enumerate(IDS)},
+    dice={study: ((number * 5) % 12) / 12 for number, study in enumerate(IDS)},
+    picks=3,
+)
+
+
+def pool() -> Pool:
+    draw = np.random.default_rng(0)
+
+    def signals() -> StudySignals:
+        usage = draw.integers(0, 30, 8)
+        return StudySignals(
+            usage, usage * draw.random(8), draw.random(3), draw.random(2), draw.random(2), draw.random(2)
+        )
+
+    return Pool.of({study: signals() for study in IDS}, [signals()], structures=("a", "b"))
+
+
+def ids(strategy: Strategy, picks: int = 0, seed: int = 0) -> list[str]:
+    return strategy.rank(pool(), np.random.default_rng(seed), picks).ids
+
+
+@pytest.mark.parametrize("name", arm_names("codebook_rarity"))
+def test_every_arm_picks_different_studies_and_the_same_ones_again(name: str) -> None:
+    arm = make_arm(name)
+    choice = arm.choose(pool(), Active(), KNOWN, 3)
+    assert len(set(choice.ids)) == KNOWN.picks
+    assert set(choice.ids) <= set(IDS)
+    assert choice.ids == arm.choose(pool(), Active(), KNOWN, 3).ids
+    assert choice.agreement is None or -1 <= choice.agreement <= 1
+    assert arm.look(Active()).codebook in CODEBOOKS
+
+
+def test_all_strategies_and_controls_are_arms() -> None:
+    names = arm_names("codebook_entropy")
+    assert set(STRATEGIES) < set(names)
+    assert {"length", "plug_in_entropy", "random_by_length", ORACLE} < set(names)
+    assert {f"{control}:codebook_entropy" for control in ("shuffled", "reversed", "untrained", "k_means")} < set(names)
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "shuffled", "shuffled:nothing", "oracle:uniform", ":uniform:"])
+def test_an_unknown_arm_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"known: codebook_entropy.*shuffled:STRATEGY"):
+        make_arm(name)
+
+
+def test_the_oracle_knows_the_worst_and_agrees_with_itself() -> None:
+    choice = make_arm(ORACLE).choose(pool(), Active(), KNOWN, 0)
+    assert choice.ids == sorted(IDS, key=lambda study: KNOWN.dice[study])[:3]
+    assert choice.agreement == pytest.approx(1)
+
+
+def test_length_takes_the_longest() -> None:
+    assert make_arm("length").choose(pool(), Active(), KNOWN, 0).ids == IDS[:-4:-1]
+
+
+def test_plug_in_entropy_takes_the_largest() -> None:
+    given = pool()
+    assert given.usage is not None
+    entropy = plug_in_entropy(given.usage)
+    assert make_arm("plug_in_entropy").choose(given, Active(), KNOWN, 0).ids[0] == IDS[int(entropy.argmax())]
+
+
+def test_random_by_length_takes_one_of_each_stratum() -> None:
+    """Short, middle and long studies, whatever the draw, and every study now and then."""
+    strategy, taken = RandomByLength(Active(), KNOWN.slices, 3), Counter[str]()
+    for seed in range(100):
+        chosen = ids(strategy, 3, seed)[:3]
+        assert {IDS.index(study) // 4 for study in chosen} == {0, 1, 2}
+        taken.update(chosen)
+    assert set(taken) == set(IDS)
+
+
+def test_reversed_is_the_other_way_round() -> None:
+    strategy = make_strategy("codebook_rarity")
+    assert ids(Reversed(strategy)) == ids(strategy)[::-1]
+
+
+def test_shuffled_keeps_the_scores_and_loses_what_they_say() -> None:
+    strategy = make_strategy("codebook_rarity")
+    own, shuffled = (one.rank(pool(), np.random.default_rng(1), 0) for one in (strategy, Shuffled(strategy)))
+    assert [one.score for one in own] == [one.score for one in shuffled]
+    first = Counter(ids(Shuffled(strategy), 0, seed)[0] for seed in range(300))
+    assert len(first) == len(IDS)
+    assert max(first.values()) < 300 / len(IDS) * 2
