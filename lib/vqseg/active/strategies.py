@@ -5,7 +5,7 @@ from __future__ import annotations
 from vqseg.active.at_random import ForegroundRandom, Uniform
 from vqseg.active.batches import StochasticBatches
 from vqseg.active.by_codes import CodebookCoverage, CodebookEntropy, CodebookRarity
-from vqseg.active.by_features import Coreset, Typical
+from vqseg.active.by_features import Coreset, MaxHerding, Typical
 from vqseg.active.by_uncertainty import ClaSPPE, Perturbation, PowerEntropy, PredictiveEntropy
 from vqseg.active.review import Disagreement
 from vqseg.active.strategy import Strategy
@@ -28,6 +28,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         ClaSPPE,
         Coreset,
         Typical,
+        MaxHerding,
         StochasticBatches,
     )
 }

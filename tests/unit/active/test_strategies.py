@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.active.sparse_signals import SparseSignals
@@ -288,6 +289,28 @@ def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group(
         "b",
         "c",
     }
+
+
+def closeness(features: NDArray, labelled: list[NDArray]) -> float:
+    """G of MaxHerding as its paper has it, with the bandwidth of the strategy."""
+    distances = np.linalg.norm(features[:, None] - features, axis=-1)
+    bandwidth = np.median(distances[distances > 0])
+    near = [np.exp(-(np.linalg.norm(features - one, axis=-1) ** 2) / (2 * bandwidth**2)) for one in labelled]
+    return float(np.mean(np.max(near, axis=0))) if near else 0.0
+
+
+def test_max_herding_adds_most_to_how_close_every_study_is() -> None:
+    """Each score is what labelling the study would add, after every pick; and it is greedy."""
+    draw = np.random.default_rng(0)
+    features, known = draw.normal(size=(12, WIDTH)), draw.normal(size=(2, WIDTH))
+    studies = {f"s{number:02}": signals(features=row) for number, row in enumerate(features)}
+    pool = Pool.of(studies, [signals(features=row) for row in known], structures=STRUCTURES)
+    labelled = list(known)
+    for one in rank("max_herding", pool, picks=4)[:4]:
+        gains = [closeness(features, [*labelled, row]) - closeness(features, labelled) for row in features]
+        assert one.score == pytest.approx(max(gains))
+        assert one.id == f"s{int(np.argmax(gains)):02}"
+        labelled.append(features[int(np.argmax(gains))])
 
 
 def test_coreset_begins_in_the_middle() -> None:
