@@ -77,11 +77,7 @@ def train(
     from vqseg.data.studies import find_studies, label_names, read_split, without_labels
     from vqseg.training.run import train as run_training
 
-    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
-    if steps is not None:
-        settings["train.steps"] = steps
-    if seed is not None:
-        settings["train.seed"] = seed
+    settings = _settings(overrides, steps, seed)
     if labelled and not split:
         raise click.UsageError("--labelled names a subset of a split file; give it with --split")
     studies, validation = find_studies(images, labels), None
@@ -114,6 +110,36 @@ def train(
     live = result.live.name if result.live else "none"
     click.echo(f"{result.steps} steps; best Dice {_number(result.best)} on {result.validated_on}")
     click.echo(f"live version {live} in {out / 'models'}")
+
+
+@main.command()
+@click.option("--images", required=True, type=_FOLDER, help="images: NIfTI files or folders with a DICOM series")
+@click.option("--out", required=True, type=_NEW_FOLDER, help="the run's folder")
+@click.option("--config", "source", help="preset or settings file")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting")
+@click.option("--steps", type=click.IntRange(min=1), help="short for --set train.steps=N")
+@click.option("--seed", type=click.IntRange(min=0), help="short for --set train.seed=N")
+@_DEVICE
+def pretrain(
+    images: Path,
+    out: Path,
+    source: str | None,
+    overrides: tuple[str, ...],
+    steps: int | None,
+    seed: int | None,
+    device: str,
+) -> None:
+    """Train a codebook on images alone, for `vqseg rank` before anything is labelled."""
+    from vqseg.config import load_config
+    from vqseg.data.studies import find_studies
+    from vqseg.training.self_supervised import pretrain as run_training
+
+    config = load_config(source, _settings(overrides, steps, seed))
+    with _progress(config.train.steps) as report:
+        result = run_training(find_studies(images), out, config, device=device, on_progress=report)
+    for reason in result.left_out.values():
+        click.echo(f"left out: {reason}", err=True)
+    click.echo(f"version {result.version.name} in {out / 'models'}; it segments nothing")
 
 
 @main.command()
@@ -206,7 +232,13 @@ def rank(
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting")
 @click.option("--method", default="vqseg", show_default=True)
 @click.option("--arms", help="strategies and controls, with commas between them; default: all")
-@click.option("--start", default=3, show_default=True, type=click.IntRange(min=1), help="studies labelled at first")
+@click.option(
+    "--start",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="studies labelled at first; 0: arms choose",
+)
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
 @click.option("--picks", default=3, show_default=True, type=click.IntRange(min=1), help="studies labelled each round")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="number of seeds, from 0 on")
@@ -238,7 +270,7 @@ def simulate(
     from vqseg.simulation.simulation import Simulation
     from vqseg.simulation.simulation import simulate as run_simulation
 
-    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
+    settings = _settings(overrides)
     studies = find_studies(images, labels)
     out.mkdir(parents=True, exist_ok=True)
     if split:
@@ -325,6 +357,13 @@ def doctor() -> None:
         click.echo(f"{'ok     ' if finding.fine else 'MISSING'}  {finding.words}")
     if not all(finding.fine for finding in findings):
         raise DataError("something is missing; see above")
+
+
+def _settings(overrides: Iterable[str], steps: int | None = None, seed: int | None = None) -> dict[str, Any]:
+    """Settings by key, of the options that give them."""
+    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
+    short = {"train.steps": steps, "train.seed": seed}
+    return settings | {key: value for key, value in short.items() if value is not None}
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

@@ -47,6 +47,11 @@ class ModelVersion:
             raise ModelError(f"{self.folder / _MANIFEST}: its settings are damaged or of another version") from None
 
     @property
+    def segments(self) -> bool:
+        """Whether it was trained on labels; one that was not tells studies apart and segments nothing."""
+        return bool(self.manifest.get("segments", True))
+
+    @property
     def score(self) -> float | None:
         """Mean Dice on the studies it was validated on."""
         return self.manifest.get("validation", {}).get("dice")

@@ -38,4 +38,5 @@ def mean_by_structure(values: Tensor, probability: Tensor, threshold: float = 0.
     """
     chosen = (values[probability[:, structure] > threshold] for structure in range(1, probability.shape[1]))
     # The mean of nothing is nan.
-    return torch.stack([some.mean() for some in chosen])
+    means = [some.mean() for some in chosen]
+    return torch.stack(means) if means else values.new_zeros(0)

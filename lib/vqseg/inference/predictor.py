@@ -17,6 +17,7 @@ from vqseg.data.plan import more_than_one_element
 from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
+from vqseg.errors import ModelError
 from vqseg.inference.signals import StudySignals, WindowTally, summarize
 from vqseg.inference.windows import slide
 from vqseg.networks.build import build_network
@@ -53,11 +54,16 @@ class _Inspected:
 
 
 class Predictor:
-    """A network ready to segment. It never changes the network, so threads may share it; they take turns."""
+    """A network ready to segment. It never changes the network, so threads may share it; they take turns.
 
-    def __init__(self, network: Network, config: Config, device: torch.device, version: str = "") -> None:
+    Args: `version` for messages; `segments` is false for a network that was trained on images alone.
+    """
+
+    def __init__(
+        self, network: Network, config: Config, device: torch.device, version: str = "", *, segments: bool = True
+    ) -> None:
         self.network = network.to(device).eval()
-        self.config, self.device, self.version = config, device, version
+        self.config, self.device, self.version, self.segments = config, device, version, segments
         self._turn = threading.Lock()
 
     @classmethod
@@ -66,7 +72,7 @@ class Predictor:
         version = find_version(folder)
         network = build_network(version.config)
         load_weights(network, version)
-        return cls(network, version.config, choose_device(device), version.name)
+        return cls(network, version.config, choose_device(device), version.name, segments=version.segments)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -85,8 +91,12 @@ class Predictor:
         """Segment a volume; the mask has exactly the volume's own voxels.
 
         Its signals come out of the same pass; they take time, so they are worked out on request. The other arguments
-        are those of `signals`.
+        are those of `signals`. Raises `ModelError` where the network was trained on images alone.
         """
+        if not self.segments:
+            raise ModelError(
+                f"model version {self.version} was trained on images alone; train one with labels to segment"
+            )
         begin = time.perf_counter()
         image = prepare_volume(volume, self.config.data)
         prepared = time.perf_counter()
@@ -116,7 +126,8 @@ class Predictor:
         (K, D) its codes are counted, and nothing else changes.
         """
         found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook)
-        return summarize(found.tally, found.probability, found.disagreement)
+        signals = summarize(found.tally, found.probability, found.disagreement)
+        return signals if self.segments else signals.of_images_alone()
 
     @torch.inference_mode()
     def _inspect(

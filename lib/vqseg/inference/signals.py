@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,6 +36,17 @@ class StudySignals:
     entropy: NDArray
     disagreement: NDArray
     foreground: NDArray
+
+    def of_images_alone(self) -> StudySignals:
+        """What is left of it where the network knows no structure: every token counts alike."""
+        unknown = np.full_like(self.entropy, np.nan)
+        return replace(
+            self,
+            foreground_usage=self.usage.astype(np.float64),
+            entropy=unknown,
+            disagreement=unknown,
+            foreground=np.zeros_like(self.foreground),
+        )
 
 
 class WindowTally:

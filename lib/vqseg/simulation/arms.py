@@ -27,8 +27,8 @@ ORACLE = "oracle"
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What an arm may know beside the pool: `slices` of every study, `dice` of the model on it (for the oracle alone),
-    and how many studies are picked at a time."""
+    """What an arm may know beside the pool: `slices` of every study, `dice` of the model on it (for the oracle alone;
+    none before anything is labelled), and how many studies are picked at a time."""
 
     slices: Mapping[str, int]
     dice: Mapping[str, float]
@@ -69,8 +69,8 @@ class Arm:
         seconds = time.perf_counter() - begin
         ranking = strategy.rank(pool, np.random.default_rng(seed), 0)
         scores = np.array([ranked.score for ranked in ranking])
-        errors = np.array([1 - knowledge.dice[ranked.id] for ranked in ranking])
-        differ = min(len(np.unique(scores)), len(np.unique(errors))) > 1
+        errors = np.array([1 - knowledge.dice.get(ranked.id, np.nan) for ranked in ranking])
+        differ = bool(knowledge.dice) and min(len(np.unique(scores)), len(np.unique(errors))) > 1
         return Choice(picked, float(spearmanr(scores, errors).statistic) if differ else None, seconds)
 
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from vqseg.randomness import numpy_generator, seed_for
 from vqseg.simulation.arms import Arm, Choice, Knowledge
-from vqseg.simulation.rounds import Learner
+from vqseg.simulation.rounds import Learner, Round
 
 __all__ = ["Protocol", "Step", "replay"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`start` studies drawn at random are labelled first, then `rounds` times `picks` that the arm chooses."""
+    """`start` studies drawn at random are labelled first, then `rounds` times `picks` that the arm chooses.
+
+    With a `start` of 0 the arm also chooses the first `picks`, by a network that has seen images alone.
+    """
 
     start: int = 3
     rounds: int = 5
@@ -22,7 +25,7 @@ class Protocol:
     @property
     def budgets(self) -> list[int]:
         """Number of labelled studies at each round."""
-        return [self.start + number * self.picks for number in range(self.rounds + 1)]
+        return [(self.start or self.picks) + number * self.picks for number in range(self.rounds + 1)]
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,21 @@ def replay(arm: Arm, seed: int, protocol: Protocol, learner: Learner) -> list[St
     """Replay the annotation. The start set and the training follow from the seed alone, so arms can be paired."""
     pool, config = learner.pool, learner.config
     slices = {study: case.slices(config.data.slice_axis) for study, case in pool.items()}
+
+    def choose(done: Round, number: int) -> Choice:
+        candidates = done.pool(learner.structures, max(0, number) / protocol.rounds)
+        known = Knowledge(slices, done.dice, protocol.picks)
+        return arm.choose(candidates, config.active, known, seed_for(seed, "ranking", arm.name, number))
+
     labelled: list[str] = numpy_generator(seed, "start").choice(sorted(pool), protocol.start, replace=False).tolist()
+    look = arm.look(config.active)
+    if not labelled:
+        labelled = choose(learner.round([], seed, look), -1).ids
     steps: list[Step] = []
     for number in range(protocol.rounds + 1):
         last = number == protocol.rounds
-        done = learner.round(labelled, seed, None if last else arm.look(config.active))
-        choice = Choice([], None, 0.0)
-        if not last:
-            candidates = done.pool(learner.structures, number / protocol.rounds)
-            known = Knowledge(slices, done.dice, protocol.picks)
-            choice = arm.choose(candidates, config.active, known, seed_for(seed, "ranking", arm.name, number))
+        done = learner.round(labelled, seed, None if last else look)
+        choice = Choice([], None, 0.0) if last else choose(done, number)
         steps.append(
             Step(
                 labelled,

@@ -29,6 +29,7 @@ from vqseg.networks.vqseg import VQSeg
 from vqseg.randomness import torch_generator
 from vqseg.simulation.cases import Case
 from vqseg.simulation.codebooks import CODEBOOKS
+from vqseg.training.self_supervised import SELF_SUPERVISED_METHOD
 from vqseg.training.trainer import Trainer
 
 __all__ = ["Learner", "Look", "Round"]
@@ -45,7 +46,10 @@ class Look:
 @dataclass(frozen=True)
 class Round:
     """`labelled` ids; mean `scores` on the validation studies (dice, hd95, assd); by id of every study of the pool, if
-    it was looked at, its `signals` and its `dice`, the mean over the structures; `seconds` that each part took."""
+    it was looked at, its `signals` and its `dice`, the mean over the structures; `seconds` that each part took.
+
+    With nothing labelled the network learns from images alone, and there is nothing to score.
+    """
 
     labelled: list[str]
     scores: dict[str, float]
@@ -103,9 +107,9 @@ class Learner:
         begin = time.perf_counter()
         network, config = self._trained(ids, seed)
         trained = time.perf_counter()
-        predictor = Predictor(network, config, self.device)
+        predictor = Predictor(network, config, self.device, segments=bool(ids))
         scores = {}
-        for case in self.validation.values():
+        for case in self.validation.values() if ids else ():
             mask = predictor.predict(case.volume).mask
             scores[case.id] = score_volume(mask, case.mask, predictor.labels, case.volume.spacing)
         scored = time.perf_counter()
@@ -114,6 +118,9 @@ class Learner:
             codebook = CODEBOOKS[look.codebook](network, config, [case.without_label for case in self.pool.values()])
             for case in self.pool.values():
                 draw = torch_generator(seed, "signals", case.id)
+                if not ids:
+                    signals[case.id] = predictor.signals(case.volume, look.draws, draw, codebook)
+                    continue
                 prediction = predictor.predict(
                     case.volume, with_signals=True, draws=look.draws, generator=draw, codebook=codebook
                 )
@@ -121,16 +128,19 @@ class Learner:
                 signals[case.id] = prediction.signals
                 quality[case.id] = _mean_dice(prediction.mask, case.mask, len(predictor.labels))
         seconds = {"train": trained - begin, "score": scored - trained, "look": time.perf_counter() - scored}
-        return Round(ids, summarise(scores)["mean"], signals, quality, seconds)
+        return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds)
 
     def _trained(self, ids: list[str], seed: int) -> tuple[VQSeg, Config]:
         """The teacher after the last step, and its settings."""
         config = self.config.model_copy(update={"train": self.config.train.model_copy(update={"seed": seed})})
         labelled = [self.pool[study].prepared for study in ids]
-        unlabelled = [case.without_label for study, case in self.pool.items() if study not in ids]
-        # With every study labelled, their images are what is learnt from without masks.
-        unlabelled = unlabelled or [case.without_label for case in self.pool.values()]
-        trainer = Trainer(config, self.method, labelled, unlabelled, self.device)
+        images = [case.without_label for case in self.pool.values()]
+        if ids:
+            # With every study labelled, their images are what is learnt from without masks.
+            unlabelled = [image for image in images if image.study.id not in ids] or images
+            trainer = Trainer(config, self.method, labelled, unlabelled, self.device)
+        else:
+            trainer = Trainer(config, SELF_SUPERVISED_METHOD, images, [], self.device)
         trainer.load_pretrained()
         trainer.run(lambda done: None)
         assert isinstance(trainer.teacher, VQSeg), "a simulation needs a network with a codebook"

@@ -16,7 +16,7 @@ import vqseg
 from vqseg.config import Config
 from vqseg.data.preparation import PreparedStudy
 from vqseg.files import sha256
-from vqseg.training.methods import METHODS
+from vqseg.training.methods import METHODS, SELF_SUPERVISED
 
 __all__ = ["training_manifest"]
 
@@ -35,7 +35,7 @@ def training_manifest(
         "method": method,
         "data": {
             "labelled": [prepared.study.id for prepared in labelled],
-            "unlabelled": len(unlabelled) if METHODS[method].uses_unlabelled else 0,
+            "unlabelled": len(unlabelled) if method in SELF_SUPERVISED or METHODS[method].uses_unlabelled else 0,
             "sha256": digest.hexdigest(),
         },
         "software": {

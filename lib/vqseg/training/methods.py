@@ -6,9 +6,9 @@ from vqseg.config import Config
 from vqseg.errors import ConfigError
 from vqseg.training.baselines import CutMix, MeanTeacher
 from vqseg.training.copy_paste import BidirectionalCopyPaste, VQSegWithCopyPaste
-from vqseg.training.step import Method, Supervised, VQSegMethod
+from vqseg.training.step import Method, Reconstruction, Supervised, VQSegMethod
 
-__all__ = ["METHODS", "check_method"]
+__all__ = ["METHODS", "SELF_SUPERVISED", "check_method"]
 
 METHODS: dict[str, type[Method]] = {
     "vqseg": VQSegMethod,
@@ -18,6 +18,8 @@ METHODS: dict[str, type[Method]] = {
     "cutmix": CutMix,
     "bcp": BidirectionalCopyPaste,
 }
+# These learn from images alone and segment nothing.
+SELF_SUPERVISED: dict[str, type[Method]] = {"reconstruction": Reconstruction}
 
 
 def check_method(name: str, config: Config) -> None:

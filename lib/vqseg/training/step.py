@@ -44,6 +44,7 @@ __all__ = [
     "Consistency",
     "Method",
     "PseudoLabel",
+    "Reconstruction",
     "StepInputs",
     "Stream",
     "Supervised",
@@ -135,6 +136,8 @@ class Method(nn.Module):
     """A training method. What it trains besides the student is part of it as a module."""
 
     quantized: ClassVar[bool] = False
+    # Without labels there are no unlabelled patches either: all are alike.
+    uses_labels: ClassVar[bool] = True
     uses_unlabelled: ClassVar[bool] = True
     # Whether a stream shows whole images, which a foundation model can be asked about.
     can_be_guided: ClassVar[bool] = True
@@ -254,6 +257,17 @@ class Supervised(Method):
 
     def streams(self, inputs: StepInputs) -> list[Stream]:
         return [self.labelled_stream(inputs)]
+
+
+class Reconstruction(Method):
+    """Images alone: they are asked back through the codebook, and nothing is segmented."""
+
+    quantized = True
+    uses_labels = False
+    uses_unlabelled = False
+
+    def streams(self, inputs: StepInputs) -> list[Stream]:
+        return [Stream(inputs.labelled.image, [], reconstructed=True, guide=inputs.labelled.guide)]
 
 
 class Consistency(Method):

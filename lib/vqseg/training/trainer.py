@@ -22,7 +22,7 @@ from vqseg.networks.build import build_network
 from vqseg.networks.foundation import load_backbone_weights
 from vqseg.randomness import seed_for, torch_generator
 from vqseg.training.checkpoint import Checkpoint
-from vqseg.training.methods import METHODS
+from vqseg.training.methods import METHODS, SELF_SUPERVISED
 from vqseg.training.step import StepInputs, Unlabelled
 from vqseg.training.teacher import make_teacher, teacher_decay, update_teacher
 from vqseg.training.views import Geometry, apply_geometry, apply_intensity, draw_geometry, draw_intensity
@@ -42,8 +42,9 @@ class TrainedStep:
 class Trainer:
     """Student, teacher, optimiser and batches of one training.
 
-    Args: `config` planned; `labelled` and `unlabelled` prepared studies; `method` a name of `METHODS`; with `guidance`
-    the studies have the foundation model's features.
+    Args: `config` planned; `labelled` and `unlabelled` prepared studies (for a method that uses no labels, all are
+    among the former); `method` a name of `METHODS` or `SELF_SUPERVISED`; with `guidance` the studies have the
+    foundation model's features.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.train.seed, "weights"))
             self.student = build_network(config).to(device)
-            self.method = METHODS[method](config, guidance).to(device)
+            self.method = (METHODS | SELF_SUPERVISED)[method](config, guidance).to(device)
         self.teacher = make_teacher(self.student)
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
@@ -137,7 +138,13 @@ class Trainer:
         train, data = self.config.train, self.config.data
         steps = range(self.step, train.steps)
         labelled = patch_loader(
-            self.labelled, data, train.labelled_batch, steps, train.seed, self.guidance, labelled=True
+            self.labelled,
+            data,
+            train.labelled_batch,
+            steps,
+            train.seed,
+            self.guidance,
+            labelled=self.method.uses_labels,
         )
         if not self._unlabelled_in_use:
             yield from ((batch, None) for batch in labelled)
@@ -185,12 +192,12 @@ class Trainer:
             )
 
     def _labelled_view(self, batch: Batch, generator: torch.Generator) -> Batch:
-        assert batch.label is not None
         geometry = self._draw_geometry(len(batch.image), generator)
         intensity = draw_intensity(len(batch.image), self.config.views, generator)
+        classes, label = len(self.config.data.labels) + 1, batch.label
         return Batch(
             apply_intensity(apply_geometry(batch.image, geometry), intensity),
-            apply_geometry(batch.label, geometry, classes=len(self.config.data.labels) + 1),
+            label if label is None else apply_geometry(label, geometry, classes=classes),
             batch.guide if batch.guide is None else apply_geometry(batch.guide, geometry),
         )
 

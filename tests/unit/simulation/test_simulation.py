@@ -14,6 +14,7 @@ import torch
 from builders import LABELS, tiny_config, write_studies
 from click.testing import CliRunner
 
+from vqseg.active.strategies import make_strategy
 from vqseg.cli import main
 from vqseg.data.studies import Study
 from vqseg.errors import ConfigError, DataError, TrainingError
@@ -126,6 +127,20 @@ def test_several_processes_come_to_the_same_result(studies: list[Study], done: P
     simulate(simulation(studies, tmp_path), ARMS, range(2), jobs=2, on_progress=seen.append)
     assert [status["step"] for status in seen] == list(range(1, 2 * (len(ARMS) + 1) + 1))
     assert result_of(tmp_path) == result_of(done)
+
+
+def test_a_cold_start_is_chosen_by_the_arm(studies: list[Study], tmp_path: Path) -> None:
+    cold = replace(simulation(studies, tmp_path), protocol=Protocol(start=0, rounds=1, picks=2))
+    simulate(cold, ["uniform", "codebook_coverage"], [0, 1])
+    replays = result_of(tmp_path)["replays"]
+    assert [[len(step["labelled"]) for step in one["steps"]] for one in replays] == [[2, 4]] * 4
+    untaught = cold.learner().round([], 0, Look())
+    assert not untaught.scores
+    assert not untaught.dice
+    pool = untaught.pool(("left", "right"), 0.0)
+    expected = make_strategy("codebook_coverage", cold.config.active).rank(pool, np.random.default_rng(0), 2).ids[:2]
+    starts = {one["arm"]: one["steps"][0]["labelled"] for one in replays if one["seed"] == 0}
+    assert starts["codebook_coverage"] == expected
 
 
 def test_a_round_comes_back_from_disk_as_it_was(studies: list[Study], tmp_path: Path) -> None:
