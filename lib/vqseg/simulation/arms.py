@@ -20,7 +20,7 @@ from vqseg.errors import ConfigError
 from vqseg.simulation.controls import Known, PlugInEntropy, RandomByLength, Reversed, Shuffled
 from vqseg.simulation.rounds import Look
 
-__all__ = ["ORACLE", "Arm", "Choice", "Knowledge", "arm_names", "make_arm"]
+__all__ = ["ORACLE", "Arm", "Choice", "Knowledge", "arm_names", "control_names", "make_arm"]
 
 ORACLE = "oracle"
 
@@ -95,6 +95,11 @@ _COUNTED = ("untrained", "k_means")
 def arm_names(default: str) -> list[str]:
     """All strategies, and all controls, those of a strategy for the `default` one."""
     return [*STRATEGIES, *_ALONE, *(f"{control}:{default}" for control in (*_CHANGED, *_COUNTED))]
+
+
+def control_names(default: str) -> list[str]:
+    """The arms that must not beat `uniform`, those of a strategy for the `default` one."""
+    return ["length", "plug_in_entropy", *(f"{control}:{default}" for control in (*_CHANGED, "untrained"))]
 
 
 def make_arm(name: str) -> Arm:

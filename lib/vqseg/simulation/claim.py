@@ -1,0 +1,55 @@
+"""When it may be said that a strategy beats others: the rule, fixed before the pools are looked at.
+
+On every pool, at two of three budgets, the areas are larger than those of each rival beyond the noise (paired over
+seeds, after Holm); the foreground is used no less efficiently than by foreground-aware random; and no control beats
+`uniform`. Otherwise the tie is what is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqseg.simulation.statistics import compare
+from vqseg.simulation.summary import REFERENCE, areas_by_arm, differences, summarize
+
+__all__ = ["RIVALS", "Verdict", "judge"]
+
+RIVALS = (REFERENCE, "foreground_random", "clasp_pe")
+_FOREGROUND_RANDOM = "foreground_random"
+_BUDGETS = 3
+_BUDGETS_WON = 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`won` of three budgets by rival; whether the arm is as `efficient` with foreground as foreground-aware random;
+    the `winning_controls`, which beat `uniform` and must not."""
+
+    won: dict[str, int]
+    efficient: bool
+    winning_controls: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim may be made on this pool."""
+        return self.efficient and not self.winning_controls and min(self.won.values()) >= _BUDGETS_WON
+
+
+def judge(result: Mapping[str, Any], arm: str, controls: list[str]) -> Verdict:
+    """The verdict on an arm by what `simulate` wrote of one pool, which must hold the rivals and the controls."""
+    rounds, won = result["protocol"]["rounds"], dict.fromkeys(RIVALS, 0)
+    for third in range(1, _BUDGETS + 1):
+        areas = areas_by_arm(result, rounds=math.ceil(rounds * third / _BUDGETS))
+        for rival, comparison in compare({rival: differences(areas, arm, rival) for rival in RIVALS}).items():
+            won[rival] += comparison.better
+    areas = areas_by_arm(result)
+    against = compare({control: differences(areas, control, REFERENCE) for control in controls})
+    arms = summarize(result)["arms"]
+    return Verdict(
+        won,
+        arms[arm]["foreground_efficiency"] >= arms[_FOREGROUND_RANDOM]["foreground_efficiency"],
+        [control for control, comparison in against.items() if comparison.better],
+    )

@@ -1,0 +1,101 @@
+"""What is said of a simulation, on curves made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vqseg.simulation.claim import RIVALS, judge
+from vqseg.simulation.report import table
+from vqseg.simulation.summary import areas_by_arm, summarize
+
+SEEDS, ROUNDS = 6, 5
+CONTROL = "length"
+
+
+def result(gains: dict[str, float], share: dict[str, float] | None = None) -> dict[str, Any]:
+    """Curves that rise by `gains` of Dice a round, by arm; `share`: foreground an arm has painted, relative to others.
+
+    The noise of a seed is the same for all arms, as it is where they are paired, but for a little.
+    """
+    shared = np.random.default_rng(0).normal(0, 0.05, SEEDS)
+    replays = []
+    for number, (arm, gain) in enumerate(gains.items()):
+        little = np.random.default_rng(number + 1).normal(0, 0.002, (SEEDS, ROUNDS + 1))
+        for seed in range(SEEDS):
+            steps = [
+                {
+                    "labelled": [f"s{study}" for study in range(3 + 3 * step)],
+                    "slices": 30 * (step + 1),
+                    "voxels": 100 * (3 + 3 * step) * (share or {}).get(arm, 1.0),
+                    "scores": {"dice": 0.5 + shared[seed] + gain * step + little[seed, step], "hd95": 5.0 - step / 2},
+                    "agreement": None if step == ROUNDS else 0.5,
+                    "seconds": {"train": 2.0, "score": 1.0, "look": 3.0, "choose": 0.0 if step == ROUNDS else 0.25},
+                }
+                for step in range(ROUNDS + 1)
+            ]
+            replays.append({"arm": arm, "seed": seed, "steps": steps})
+    return {
+        "protocol": {"start": 3, "rounds": ROUNDS, "picks": 3},
+        "replays": replays[::-1],
+        "pool_voxels": 20_000,
+        "all_masks": [{"seed": seed, "scores": {"dice": 0.85 + shared[seed]}} for seed in range(SEEDS)],
+    }
+
+
+GOOD = {"new": 0.05, **dict.fromkeys(RIVALS, 0.03), CONTROL: 0.02}
+
+
+def test_the_best_arm_stands_first_and_the_noise_of_the_seed_is_shared() -> None:
+    summary = summarize(result(GOOD))
+    assert next(iter(summary["arms"])) == "new"
+    assert list(summary["arms"])[-1] == CONTROL
+    new = summary["arms"]["new"]
+    assert new["against_uniform"]["better"]
+    assert new["against_uniform"]["difference"] == pytest.approx(0.05, abs=0.005)
+    assert set(new["beats"]) == {*RIVALS, CONTROL}
+    assert summary["arms"]["uniform"]["against_uniform"] is None
+    assert CONTROL in summary["arms"]["uniform"]["beats"]
+    # Between arms that do not differ nothing is told.
+    assert not {*RIVALS} & {*summary["arms"]["uniform"]["beats"]}
+    assert (summary["seeds"], summary["budgets"]) == (SEEDS, [3, 6, 9, 12, 15, 18])
+
+
+def test_costs_are_those_of_the_last_round_and_times_are_means() -> None:
+    arm = summarize(result(GOOD))["arms"]["new"]
+    assert arm["slices"] == 180
+    assert arm["foreground_share"] == pytest.approx(1800 / 20_000)
+    assert arm["seconds"] == {"train": 2.0, "score": 1.0, "look": 3.0, "choose": pytest.approx(0.25 * 5 / 6)}
+    assert arm["agreement"] == arm["agreement_at_start"] == 0.5
+
+
+def test_the_area_of_fewer_rounds_leaves_the_others_out() -> None:
+    whole, two = areas_by_arm(result(GOOD)), areas_by_arm(result(GOOD), rounds=2)
+    assert np.mean(whole["new"]) - np.mean(two["new"]) == pytest.approx(0.05 * 1.5, abs=0.003)
+
+
+def test_the_table_names_every_arm_once() -> None:
+    lines = table(summarize(result(GOOD)))
+    assert [line.split("|")[1].strip() for line in lines[2:-2]] == list(summarize(result(GOOD))["arms"])
+    assert len({line.count("|") for line in lines[:-2]}) == 1
+    assert "**+0.05" in lines[2]
+
+
+def test_one_arm_alone_has_a_table_too() -> None:
+    assert len(table(summarize(result({"new": 0.05})))) == 5
+
+
+def test_a_claim_needs_every_part_of_the_rule() -> None:
+    assert judge(result(GOOD), "new", [CONTROL]).holds
+    for rival in RIVALS:
+        tied = judge(result(GOOD | {rival: 0.05}), "new", [CONTROL])
+        assert not tied.holds
+        assert tied.won[rival] < 2
+    wasteful = judge(result(GOOD, {"new": 3.0}), "new", [CONTROL])
+    assert not wasteful.efficient
+    assert not wasteful.holds
+    fooled = judge(result(GOOD | {CONTROL: 0.04}), "new", [CONTROL])
+    assert fooled.winning_controls == [CONTROL]
+    assert not fooled.holds
