@@ -268,6 +268,10 @@ class Active(Section):
     smoothing: float = Field(0.5, gt=0, description="tokens added to every code before frequencies are compared")
     enough_tokens: float = Field(64.0, gt=0, description="tokens of a code in labelled studies that cover it")
     power: float = Field(1.0, gt=0, description="exponent of noisy scores: the larger, the less noise")
+    balanced_parts: tuple[Literal["rarity", "coverage", "disagreement"], ...] = Field(
+        ("rarity", "coverage", "disagreement"), min_length=1, description="scores that `codebook_balanced` combines"
+    )
+    balanced_power: float = Field(4.0, gt=0, description="exponent of the noisy scores of `codebook_balanced`")
     most_clusters: int = Field(500, ge=1, description="bound on the clusters of `typical`")
     draws: int = Field(8, ge=2, description="QPM draws of which the disagreement is that of `perturbation`")
     batches: int = Field(100, ge=1, description="random batches among which `stochastic_batches` chooses")

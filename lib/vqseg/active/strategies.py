@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vqseg.active.at_random import ForegroundRandom, Uniform
+from vqseg.active.balanced import CodebookBalanced
 from vqseg.active.batches import StochasticBatches
 from vqseg.active.by_codes import CodebookCoverage, CodebookEntropy, CodebookRarity
 from vqseg.active.by_features import Coreset, MaxHerding, Typical
@@ -20,6 +21,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
         CodebookEntropy,
         CodebookRarity,
         CodebookCoverage,
+        CodebookBalanced,
         Perturbation,
         Uniform,
         ForegroundRandom,

@@ -108,7 +108,14 @@ def test_a_pool_of_none_and_of_one(name: str) -> None:
 def test_equal_studies_are_taken_by_id_or_at_random(name: str) -> None:
     pool = Pool.of({study: signals() for study in "cabd"}, [signals()], structures=STRUCTURES)
     found = [rank(name, pool, seed=seed)[0].id for seed in range(20)]
-    draws = {"uniform", "foreground_random", "power_entropy", "clasp_pe", "stochastic_batches"}
+    draws = {
+        "uniform",
+        "foreground_random",
+        "power_entropy",
+        "clasp_pe",
+        "stochastic_batches",
+        "codebook_balanced",
+    }
     assert (len(set(found)) > 1) == (name in draws)
     if name not in draws:
         assert set(found) == {"a"}
@@ -167,7 +174,7 @@ def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
 
 def test_only_strategies_by_codes_need_a_codebook() -> None:
     needing = {name for name in STRATEGIES if STRATEGIES[name].needs_codebook()}
-    assert needing == {"codebook_entropy", "codebook_rarity", "codebook_coverage", "perturbation"}
+    assert needing == {name for name in STRATEGIES if name.startswith("codebook_")} | {"perturbation"}
 
 
 def test_the_stored_entropy_is_taken_where_it_is_that_of_the_settings() -> None:
@@ -289,6 +296,24 @@ def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group(
         "b",
         "c",
     }
+
+
+def test_balanced_is_the_mean_of_ranks_drawn_with_noise() -> None:
+    studies = {f"s{number:02}": some_signals(number) for number in range(12)}
+    pool = Pool.of(studies, [some_signals(99)], structures=STRUCTURES)
+    places = {}
+    for name in ("codebook_rarity", "codebook_coverage", "perturbation"):
+        known = {one.id: one.score for one in rank(name, pool, 0) if np.isfinite(one.score)}
+        places[name] = {study: sum(other <= known[study] for other in known.values()) / 12 for study in known}
+    expected = {study: float(np.mean([part.get(study, 0) for part in places.values()])) for study in studies}
+    quiet = rank("codebook_balanced", pool, 0, balanced_power=1e9)
+    assert {one.id: math.exp(one.score) for one in quiet} == pytest.approx(expected, abs=1e-6)
+    first = Counter(rank("codebook_balanced", pool, 1, seed, balanced_power=3)[0].id for seed in range(2000))
+    total = sum(mean**3 for mean in expected.values())
+    for study, mean in expected.items():
+        assert first[study] / 2000 == pytest.approx(mean**3 / total, abs=0.04)
+    one_part = rank("codebook_balanced", pool, 0, balanced_power=1e9, balanced_parts=("coverage",))
+    assert [one.id for one in one_part] == [one.id for one in rank("codebook_coverage", pool, 0)]
 
 
 def closeness(features: NDArray, labelled: list[NDArray]) -> float:
