@@ -24,14 +24,17 @@ from lib.options import read_options
 from lib.pacs import PACS, PACSError
 from lib.pacs_datastore import PACSStudies
 from lib.process import show_errors_in_words, stop_in_words
+from lib.ranking import ranking_page
 from lib.request_rules import image_is_file
 from lib.reservations import Reservations
 from lib.routes import install
+from lib.score_cache import ScoreCache
 from lib.scoring import VQSegScoring
-from lib.scoring_queue import queue_scoring
-from lib.strategies import SERVED, NextStudy, served_strategy
+from lib.scoring_progress import read_progress
+from lib.scoring_queue import queue_scoring, score_every_version
+from lib.selection import Selector
+from lib.strategies import SERVED, NextStudy, default_strategy
 from lib.training import VQSegTraining
-from lib.usage_cache import UsageCache
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
@@ -72,10 +75,12 @@ class VQSegApp(MONAILabelApp):
         self.run = self.options.run_folder(app_dir, studies)
         self.label_set = LabelSet(config.data.labels, local)
         self.live = LiveModel(self.run, self.options.device)
-        self.usage = UsageCache(self.run / "usage")
+        self.scoring_folder = self.run / "scoring"
+        self.cache = ScoreCache(self.scoring_folder, config.active.tokens)
+        self.selector = Selector(config.active, self.live, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.active = config.active
-        served_strategy(self.active.strategy)
+        default_strategy(self.active.strategy)
 
     def current_labels(self) -> dict[str, int]:
         """Empty while nothing is known, and while a PACS that would know does not answer."""
@@ -97,19 +102,19 @@ class VQSegApp(MONAILabelApp):
         return version.name if version else None
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {NAME: VQSegInference(self.live, self.usage, self.current_labels)}
+        return {NAME: VQSegInference(self.live, self.cache, self.current_labels)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {NAME: VQSegTraining(self.run, self.options, self.current_labels)}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        return {NAME: VQSegScoring(self.live, self.usage)}
+        return {NAME: VQSegScoring(self.live, self.cache, self.active, self.scoring_folder)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         # OHIF always asks for `random`, whatever its user chose.
         names = {"random": self.active.strategy, **{name: name for name in SERVED}}
         return {
-            shown: NextStudy(name, self.active, self.live, self.usage, self.reservations, self.options.score_seconds)
+            shown: NextStudy(name, self.selector, self.live, self.reservations, self.options.score_seconds)
             for shown, name in names.items()
         }
 
@@ -126,7 +131,7 @@ class VQSegApp(MONAILabelApp):
         datastore = datastore or self.datastore()
         image, upload = request["image"], image_is_file.get()
         path = image if upload else datastore.get_image_uri(self.check_image(image))
-        file, params = self._infers[request["model"]]({**request, "image": path, "keep_usage": not upload})
+        file, params = self._infers[request["model"]]({**request, "image": path, "keep_signals": not upload})
         tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
         kept = bool(request.get("save_label")) and not upload
         names = [{"name": name, "idx": value} for name, value in params["label_names"].items()]
@@ -135,16 +140,24 @@ class VQSegApp(MONAILabelApp):
         return {"label": label, "tag": tag, "file": file, "params": params}
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
-        name = request.get("strategy") or "random"
-        if name not in self._strategies:
-            raise UnknownError("strategy", name, self._strategies)
-        chosen = self._strategies[name](request, self.datastore())
+        strategy = self.strategy(request.get("strategy") or "random")
+        chosen = strategy(request, self.datastore())
         if chosen.get("missing"):
-            self.async_scoring(NAME)
+            self.async_scoring(NAME, {"strategy": strategy.name})
         return {**chosen, "path": self.datastore().get_image_uri(chosen["id"])} if chosen else {}
 
-    def async_scoring(self, method: str | None, params: Any = None) -> dict[str, Any]:
-        task = queue_scoring(NAME)
+    def ranking(self, strategy: str, page: int, per_page: int) -> dict[str, Any]:
+        """A page of what `strategy` would offer, which changes nothing."""
+        name, scoring = self.strategy(strategy).name, read_progress(self.scoring_folder)
+        return ranking_page(self.selector, name, self.datastore(), page, per_page, scoring)
+
+    def strategy(self, name: str) -> NextStudy:
+        if name not in self._strategies:
+            raise UnknownError("strategy", name, self._strategies)
+        return self._strategies[name]
+
+    def async_scoring(self, method: str | None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        task = queue_scoring(NAME, (params or {}).get("strategy"))
         return task if method else {NAME: task}
 
     def check_model(self, model: str) -> None:
@@ -174,6 +187,9 @@ class VQSegApp(MONAILabelApp):
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
             install(server.app)
+            # A child that trains or scores has no queue of its own.
+            watch = (self.live.version, lambda: self.async_scoring(NAME))
+            threading.Thread(target=score_every_version, args=watch, name="scoring", daemon=True).start()
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def _warm_up(self) -> None:
@@ -182,6 +198,5 @@ class VQSegApp(MONAILabelApp):
             self.current_labels()
             if self.live.version() is not None:
                 self.live.predictor()
-                self.async_scoring(NAME)
         except VQSegError as error:
             logger.warning("warm-up: %s", error)

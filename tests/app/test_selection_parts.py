@@ -1,19 +1,16 @@
-"""Reservations and the cache of code usage."""
+"""Reservations, and the cache of what models say of studies."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from vqseg.config import Active, load_config
-from vqseg.networks.build import build_network
-from vqseg.store import ModelStore
+from vqseg.inference.signals import StudySignals
 
 
 def test_a_study_is_not_handed_to_two_clients(app_module: Any) -> None:
@@ -36,135 +33,101 @@ def test_a_client_holds_one_study_and_gets_it_again(app_module: Any) -> None:
     assert held.of_others("two") == {"c"}
 
 
-def test_uniform_gives_a_client_its_own_study_again(
-    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datastore_module = app_module("datastore")
-    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    for number in range(20):
-        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / f"case{number}.nii.gz")
-    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
-    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
-    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
-    held = app_module("reservations").Reservations(60)
-    strategy = app_module("strategies").NextStudy("uniform", Active(), live, usage, held, 1.0)
-    assert len({strategy({"client_id": "reader"}, datastore)["id"] for _ in range(5)}) == 1
-
-
 def test_no_time_means_no_reservation(app_module: Any) -> None:
     held = app_module("reservations").Reservations(0, lambda: 0.0)
     assert [held.take_first(["a"], client) for client in ("one", "two")] == ["a", "a"]
 
 
-def test_counts_belong_to_one_model_and_one_image(app_module: Any, tmp_path: Path) -> None:
-    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
-    image = tmp_path / "case.nii.gz"
-    image.write_bytes(b"voxels")
-    counts = np.arange(5)
-    cache.put("0001-a", image, counts)
-    np.testing.assert_array_equal(cache.get("0001-a", image), counts)
-    assert cache.get("0002-b", image) is None
+def signals(seed: int = 0) -> StudySignals:
+    draw = np.random.default_rng(seed)
+    return StudySignals(draw.integers(0, 9, 20), draw.random(20), draw.random(3), *draw.random((3, 2)))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "case.nii.gz"
+    path.write_bytes(b"voxels")
+    return path
+
+
+def cache_in(app_module: Any, folder: Path, tokens: int = 16) -> Any:
+    """As another process or the next start of the server sees it."""
+    return app_module("score_cache").ScoreCache(folder / "scoring", tokens)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    for field in dataclasses.fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+def test_signals_belong_to_one_model_and_the_content_of_one_image(app_module: Any, image: Path) -> None:
+    cache = cache_in(app_module, image.parent)
+    kept = cache.keep_signals("0001-a", image, signals())
+    for reader in (cache, cache_in(app_module, image.parent)):
+        assert_same(reader.signals("0001-a", image), kept)
+        assert reader.signals("0002-b", image) is None
     os.utime(image, ns=(1, 1))
-    assert cache.get("0001-a", image) is None
+    assert_same(cache.signals("0001-a", image), kept)
+    copy = image.with_name("copy.nii.gz")
+    copy.write_bytes(image.read_bytes())
+    assert_same(cache.signals("0001-a", copy), kept)
+    image.write_bytes(b"others")
+    assert cache.signals("0001-a", image) is None
 
 
-def test_counts_that_cannot_be_kept_fail_nothing(app_module: Any, tmp_path: Path) -> None:
-    (tmp_path / "usage").write_bytes(b"a file where the folder should be")
-    image = tmp_path / "case.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), image)
-    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
-
-    class Live:
-        def identity(self) -> str:
-            return "0001-a"
-
-        def usage(self, volume: Any) -> tuple[np.ndarray, str]:
-            return np.arange(5), "0001-a"
-
-    class Store:
-        def get_image_uri(self, study: str) -> str:
-            return str(image)
-
-    pool = app_module("pool").usage_of(["case"], Store(), Live(), cache)
-    assert (set(pool.counts), pool.left_out) == ({"case"}, {})
+def test_signals_without_draws_do_not_serve_who_needs_them(app_module: Any, image: Path) -> None:
+    cache = cache_in(app_module, image.parent)
+    cache.keep_signals("0001-a", image, signals())
+    assert cache.signals("0001-a", image, draws=4) is None
+    cache_in(app_module, image.parent).keep_signals("0001-a", image, signals(), draws=4)  # another process
+    assert cache.signals("0001-a", image, draws=4).draws == 4
+    assert cache.signals("0001-a", image).draws == 4
+    assert cache.signals("0001-a", image, draws=8) is None
 
 
-def test_damaged_and_outdated_counts_are_not_used(app_module: Any, tmp_path: Path) -> None:
-    cache = app_module("usage_cache").UsageCache(tmp_path / "usage")
-    image = tmp_path / "case.nii.gz"
-    image.write_bytes(b"voxels")
-    cache.put("0001-a", image, np.arange(5))
-    next((tmp_path / "usage" / "0001-a").glob("*.npy")).write_bytes(b"\x93NUMPY")
-    assert cache.get("0001-a", image) is None
-    cache.put("0002-b", image, np.arange(5))
+def test_the_entropy_follows_the_setting(app_module: Any, image: Path) -> None:
+    before = cache_in(app_module, image.parent, 16).keep_signals("0001-a", image, signals())
+    after = cache_in(app_module, image.parent, 4).signals("0001-a", image)
+    assert (before.tokens, after.tokens) == (16, 4)
+    assert after.rarefied_entropy < before.rarefied_entropy
+
+
+def test_a_checksum_is_worked_out_once(app_module: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = app_module("checksums")
+    expected = module.Checksums(image.parent / "sums").of(image)
+    hashed = []
+    monkeypatch.setattr(module, "sha256", lambda path: hashed.append(path) or "0" * 64)
+    known = module.Checksums(image.parent / "sums")
+    assert [known.of(image), known.of(image)] == [expected, expected]
+    assert hashed == []
+    os.utime(image, ns=(1, 1))
+    assert known.of(image) == "0" * 64
+    next((image.parent / "sums").glob("*.json")).write_text('{"size": 6}', encoding="utf-8")
+    assert module.Checksums(image.parent / "sums").of(image) == "0" * 64
+
+
+def test_damaged_and_outdated_signals_are_not_used(app_module: Any, image: Path) -> None:
+    cache = cache_in(app_module, image.parent)
+    cache.keep_signals("0001-a", image, signals())
+    cache.keep_label_dice("0001-a", image, image, np.array([0.5, np.nan]))
+    np.testing.assert_array_equal(cache.label_dice("0001-a", image, image), [0.5, np.nan])
+    models = image.parent / "scoring" / "models"
+    for file in (models / "0001-a").iterdir():
+        file.write_bytes(file.read_bytes()[:40])
+    assert cache_in(app_module, image.parent).signals("0001-a", image) is None
+    assert cache.label_dice("0001-a", image, image) is None
+    cache.keep_signals("0002-b", image, signals())
     cache.forget_all_but("0002-b")
-    assert [folder.name for folder in (tmp_path / "usage").iterdir()] == ["0002-b"]
+    assert [folder.name for folder in models.iterdir()] == ["0002-b"]
 
 
-def test_nothing_left_is_an_empty_reply(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datastore_module = app_module("datastore")
-    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    for name in ("one", "two"):
-        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / f"{name}.nii.gz")
-    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
-    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
-    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
-    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
-    held = app_module("reservations").Reservations(60)
-    strategy = app_module("strategies").NextStudy("codebook_entropy", Active(), live, usage, held, 1.0)
-    given = [strategy({"client_id": name}, datastore) for name in ("a", "b", "c")]
-    assert {reply.get("id") for reply in given} == {"one", "two", None}
-    assert given[2] == {}
-
-
-def test_a_model_without_a_codebook_cannot_score(
-    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datastore_module = app_module("datastore")
-    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "case.nii.gz")
-    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
-    config = load_config(overrides={"data.labels": {"lung": 1}, "model.channels": [2, 4], "model.quantized": False})
-    ModelStore(tmp_path / "run" / "models").publish(build_network(config), {"config": config.model_dump(mode="json")})
-    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
-    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
-    held = app_module("reservations").Reservations(60)
-    strategy = app_module("strategies").NextStudy("codebook_entropy", Active(), live, usage, held, 1.0)
-    reply = strategy({"client_id": "reader"}, datastore)
-    assert (reply["id"], reply["strategy_used"]) == ("case", "uniform")
-    assert "no codebook" in reply["note"]
-
-
-@pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage"])
-def test_the_labelled_studies_count_and_the_reply_says_why(
-    app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Of two open studies the one that is the same as the labelled one comes last."""
-    datastore_module = app_module("datastore")
-    monkeypatch.setattr(datastore_module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    noise, ramp = np.random.default_rng(0).normal(size=(16, 16, 16)), np.mgrid[:16, :16, :16][0] / 4.0
-    for study, voxels in {"a_same": noise, "b_other": ramp, "labelled": noise}.items():
-        nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.eye(4)), tmp_path / f"{study}.nii.gz")
-    (tmp_path / "labels" / "final").mkdir(parents=True)
-    mask = nib.Nifti1Image((noise > 1).astype(np.uint8), np.eye(4))
-    nib.save(mask, tmp_path / "labels" / "final" / "labelled.nii.gz")
-    datastore = datastore_module.StudiesFolder(str(tmp_path), app_module("labels").LabelSet({"lung": 1}, tmp_path))
-    assert datastore.get_labeled_images() == ["labelled"]
-    overrides = {"data.labels": {"lung": 1}, "model.channels": [4, 8], "data.spacing": [1, 1, 1]}
-    config = load_config(overrides=overrides | {"data.patch_size": [16, 16, 16], "model.codebook_size": 64})
-    torch.manual_seed(0)
-    ModelStore(tmp_path / "run" / "models").publish(build_network(config), {"config": config.model_dump(mode="json")})
-    live = app_module("live_model").LiveModel(tmp_path / "run", "cpu")
-    usage = app_module("usage_cache").UsageCache(tmp_path / "run" / "usage")
-    held = app_module("reservations").Reservations(60)
-    settings = Active(enough_tokens=1000)
-    late = app_module("strategies").NextStudy(name, settings, live, usage, held, 0.0)({"client_id": "late"}, datastore)
-    assert late["strategy_used"] == "uniform"
-    assert "labelled studies are not scored yet" in late["note"]
-    held = app_module("reservations").Reservations(60)
-    strategy = app_module("strategies").NextStudy(name, settings, live, usage, held, 60.0)
-    reply = strategy({"client_id": "reader"}, datastore)
-    assert (reply["id"], reply["strategy_used"], reply["scored"], reply["rank"]) == ("b_other", name, 2, 1)
-    assert 1 <= len(reply["parts"]) <= 3
-    assert all(part.startswith("code ") and value > 0 for part, value in reply["parts"].items())
-    assert "codes" in reply["reason"]
+def test_what_cannot_be_kept_fails_nothing(app_module: Any, image: Path) -> None:
+    (image.parent / "scoring").write_bytes(b"a file where the folder should be")
+    cache = cache_in(app_module, image.parent)
+    kept = cache.keep_signals("0001-a", image, signals())
+    cache.keep_label_dice("0001-a", image, image, np.zeros(2))
+    cache.forget_all_but("0001-a")
+    assert_same(cache.signals("0001-a", image), kept)
+    progress = app_module("scoring_progress").ScoringProgress(image.parent / "scoring")
+    with progress.running():
+        pass

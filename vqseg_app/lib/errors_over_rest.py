@@ -64,7 +64,7 @@ def add_handlers(application: FastAPI) -> None:
 
 def _in_words(request: Request, error: Exception) -> JSONResponse:
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 400)
-    return JSONResponse({"detail": _without_folder(str(error))}, status)
+    return JSONResponse({"detail": without_folder(str(error))}, status)
 
 
 def _of_monai_label(request: Request, error: Exception) -> JSONResponse:
@@ -73,7 +73,7 @@ def _of_monai_label(request: Request, error: Exception) -> JSONResponse:
         status = 404
     else:
         status = 400 if error.error == MONAILabelError.INVALID_INPUT else 500
-    return JSONResponse({"detail": _without_folder(error.msg)}, status)
+    return JSONResponse({"detail": without_folder(error.msg)}, status)
 
 
 async def _of_fastapi(request: Request, error: Exception) -> Response:
@@ -84,7 +84,7 @@ async def _of_fastapi(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"body: not valid JSON ({broken.get('ctx', {}).get('error')})"}, 400)
 
 
-def _without_folder(words: str) -> str:
+def without_folder(words: str) -> str:
     """The places of files on the server are nobody's business, but their names are."""
     words = re.sub(rf"{re.escape(tempfile.gettempdir())}/(?:[^/\s:]+/)*", "", words)
     return words.replace(f"{settings.MONAI_LABEL_STUDIES.rstrip('/')}/", "")

@@ -14,13 +14,13 @@ from vqseg.data.reading import read_image
 
 from .live_model import LiveModel
 from .result_files import check_format, write_result
-from .usage_cache import UsageCache
+from .score_cache import ScoreCache
 
 
 class VQSegInference(InferTask):
     """Answers `ModelError` as long as nothing was trained; a mask of random weights is never returned."""
 
-    def __init__(self, live: LiveModel, usage: UsageCache, labels: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, live: LiveModel, cache: ScoreCache, labels: Callable[[], dict[str, int]]) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=None,
@@ -28,7 +28,7 @@ class VQSegInference(InferTask):
             description="VQ-Seg: segmentation learnt from few labelled and all unlabelled studies",
         )
         self._live = live
-        self._usage = usage
+        self._cache = cache
         self._labels = labels
 
     def is_valid(self) -> bool:
@@ -49,11 +49,13 @@ class VQSegInference(InferTask):
         image = Path(request["image"])
         volume = read_image(image)
         read = time.perf_counter()
-        prediction, predictor, model = self._live.predict(volume)
+        # Working the signals out takes time on a large volume.
+        wanted = bool(request.get("keep_signals")) and self._cache.signals(self._live.identity(), image) is None
+        prediction, predictor, model = self._live.predict(volume, with_signals=wanted)
         predicted = time.perf_counter()
         result = write_result(prediction.mask, volume.grid, *output_format)
-        if request.get("keep_usage", False):
-            self._usage.put(model, image, prediction.usage)
+        if prediction.signals is not None:
+            self._cache.keep_signals(model, image, prediction.signals)
         finished = time.perf_counter()
         return os.fspath(result), {
             "label_names": predictor.labels,

@@ -6,11 +6,12 @@ import logging
 import threading
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from vqseg.data.reading import Volume
 from vqseg.errors import ModelError
 from vqseg.inference.predictor import Prediction, Predictor
+from vqseg.inference.signals import StudySignals
 from vqseg.store import ModelStore, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -37,32 +38,33 @@ class LiveModel:
 
     def identity(self) -> str:
         """Identity of the live version. Raises `ModelError` when there is none."""
-        return identity_of(self._live())
+        return identity_of(self.needed_version())
 
-    def predictor(self) -> Predictor:
-        """The live version, loaded. Raises `ModelError` when there is none."""
-        return self._current()[1]
-
-    def predict(self, volume: Volume) -> tuple[Prediction, Predictor, str]:
-        """A prediction, the predictor that made it and the identity of its model."""
-        with self._working:
-            identity, predictor = self._current()
-            return predictor.predict(volume), predictor, identity
-
-    def usage(self, volume: Volume) -> tuple[np.ndarray, str]:
-        """Code counts of a volume and the identity of the model that made them."""
-        with self._working:
-            identity, predictor = self._current()
-            return predictor.usage(volume), identity
-
-    def _live(self) -> ModelVersion:
+    def needed_version(self) -> ModelVersion:
+        """The version that is live now. Raises `ModelError` when there is none."""
         version = self.version()
         if version is None:
             raise ModelError("there is no trained model yet: label a few studies, then start a training (POST /train)")
         return version
 
+    def predictor(self) -> Predictor:
+        """The live version, loaded. Raises `ModelError` when there is none."""
+        return self._current()[1]
+
+    def predict(self, volume: Volume, *, with_signals: bool = False) -> tuple[Prediction, Predictor, str]:
+        """A prediction, the predictor that made it and the identity of its model."""
+        with self._working:
+            identity, predictor = self._current()
+            return predictor.predict(volume, with_signals=with_signals), predictor, identity
+
+    def signals(self, volume: Volume, draws: int, generator: torch.Generator) -> tuple[StudySignals, str]:
+        """Signals of a volume with so many QPM draws, and the identity of the model that made them."""
+        with self._working:
+            identity, predictor = self._current()
+            return predictor.signals(volume, draws, generator), identity
+
     def _current(self) -> tuple[str, Predictor]:
-        version = self._live()
+        version = self.needed_version()
         identity = identity_of(version)
         with self._loading:
             if self._loaded is None or self._loaded[0] != identity:

@@ -42,6 +42,11 @@ class PACSCache:
             os.utime(folder)
         return folder / f"{series.uid}.nii.gz"
 
+    def held(self, series: Series) -> Path | None:
+        """The NIfTI file of a series where it is here already and whole."""
+        folder = self._folder / "images" / series.uid
+        return folder / f"{series.uid}.nii.gz" if folder.exists() and not _has_grown(series, folder) else None
+
     def headers(self, series: Series) -> Path:
         """Folder with the instances of a series without their pixels."""
         return self.image(series).parent / "headers"

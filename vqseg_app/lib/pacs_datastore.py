@@ -86,6 +86,10 @@ class PACSStudies(Datastore):
     def get_image_uri(self, image_id: str) -> str:
         return str(self._cache.image(self._image(image_id)))
 
+    def image_on_disk(self, image_id: str) -> Path | None:
+        """The file of an image that need not be fetched from the PACS; none when it must."""
+        return self._cache.held(self._image(image_id))
+
     def get_image(self, image_id: str, params: Any = None) -> Any:
         return Path(self.get_image_uri(image_id)).read_bytes()
 

@@ -12,6 +12,7 @@ from vqseg.errors import VQSegError
 
 _SERVER = "monailabel.main"
 _CHILD = "monailabel.interfaces.utils.app"
+_PARENT = os.getppid()
 
 
 def _program() -> str:
@@ -33,6 +34,12 @@ def stop_in_words(error: VQSegError) -> NoReturn:
     print(f"vqseg: {error}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(2)
+
+
+def stop_without_server() -> None:
+    """End a child whose server is gone: nobody is left who could stop it or would ask for what it does."""
+    if is_child() and os.getppid() != _PARENT:
+        sys.exit("vqseg: the server is gone")
 
 
 def show_errors_in_words() -> None:

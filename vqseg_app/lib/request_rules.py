@@ -23,7 +23,17 @@ AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTA
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
 
 # monailabel 0.8.5 merges `params` over these keys of the request, which come from the address instead.
-_RESERVED = ("image", "model", "session", "label", "label_tag", "bundle_path", "save_label", "keep_usage", "_image_id")
+_RESERVED = (
+    "image",
+    "model",
+    "session",
+    "label",
+    "label_tag",
+    "bundle_path",
+    "save_label",
+    "keep_signals",
+    "_image_id",
+)
 
 # A child gets its request as one command-line argument, which Linux cuts off at 128 KiB; monailabel 0.8.5 then leaves
 # the task in the state SUBMITTED for ever.

@@ -8,6 +8,8 @@ A route declared with `def` runs in a thread.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +17,15 @@ from fastapi import APIRouter, Body, FastAPI, File, Form, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, batch_infer, datastore, infer, train
+from monailabel.endpoints import batch_infer, datastore, infer, train
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 
-from vqseg.errors import ConfigError
+from vqseg.errors import ConfigError, VQSegError
 
-from . import pacs_proxy, viewer
+from . import pacs_proxy, ranking, viewer
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
 from .pacs_datastore import PACSStudies
@@ -38,6 +40,7 @@ from .request_rules import (
     without_reserved,
 )
 
+logger = logging.getLogger(__name__)
 router = APIRouter()
 
 JSONBody = Annotated[dict[str, Any] | None, Body()]
@@ -47,7 +50,7 @@ FormText = Annotated[str, Form()]
 def install(application: FastAPI) -> None:
     """Put the routes in front of the running application's own, with our answers to errors."""
     routes = application.router.routes
-    for own in (router, pacs_proxy.router, viewer.router):
+    for own in (router, ranking.router, pacs_proxy.router, viewer.router):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
     add_handlers(application)
@@ -103,11 +106,23 @@ def segmentation_object(app: Any, model: str, image: str, params: dict[str, Any]
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
 def next_study(request: Request, strategy: str, user: AsUser, params: JSONBody = None) -> Any:
-    params = {key: value for key, value in check_body(params).items() if key != "strategy"}
-    if not params.get("client_id") and request.client:
-        # OHIF sends none; without one all its users would share one reservation.
-        params["client_id"] = request.client.host
-    return activelearning.sample(strategy, params, user.username)
+    params = check_body(params)
+    # OHIF sends none; without one all its users would share one reservation.
+    client = params.get("client_id") or (request.client.host if request.client else user.username)
+    app = app_instance()
+    chosen = app.next_sample({**params, "client_id": client, "strategy": strategy})
+    if not chosen:
+        return {}
+    studies = app.datastore()
+    info = studies.get_image_info(chosen["id"])
+    offered = info.get("strategy") if isinstance(info.get("strategy"), dict) else {}
+    offered = {**offered, strategy: {"ts": int(time.time()), "client_id": client}}
+    try:
+        studies.update_image_info(chosen["id"], {"strategy": offered})
+    except (OSError, VQSegError) as error:
+        logger.warning("%s: not noted as offered (%s)", chosen["id"], error)
+    # monailabel 0.8.5 merges it the other way round, so that whoever writes an image's info writes the reply.
+    return {**info, **chosen, "strategy": offered}
 
 
 @router.post("/train/", tags=["Train"], include_in_schema=False)
@@ -139,10 +154,12 @@ def run_all_scorings(user: AsAnnotator) -> Any:
     return {method: {"result": task} for method, task in app_instance().async_scoring(None).items()}
 
 
-@router.post("/scoring/{method}", tags=["Scoring"], summary="Count the codes of the unlabelled studies")
-def run_scoring(method: str, user: AsAnnotator, run_sync: bool = False) -> Any:
-    app_instance().check_scoring(method)
-    return app_instance().scoring({"method": method}) if run_sync else app_instance().async_scoring(method)
+@router.post("/scoring/{method}", tags=["Scoring"], summary="Work out what a strategy chooses by, of all studies")
+def run_scoring(method: str, user: AsAnnotator, run_sync: bool = False, strategy: str = "random") -> Any:
+    app = app_instance()
+    app.check_scoring(method)
+    wanted = {"strategy": app.strategy(strategy).name}
+    return app.scoring({"method": method, **wanted}) if run_sync else app.async_scoring(method, wanted)
 
 
 @router.post("/batch/infer/{model}", tags=["Infer"], summary="Segment many images and keep the masks")

@@ -1,33 +1,72 @@
-"""Scoring `vqseg`: counts the codes of every study ahead of the next request for a study."""
+"""Scoring `vqseg`: what the strategies choose by, worked out for every study ahead of the next request."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from .live_model import LiveModel
-from .pool import usage_of
-from .usage_cache import UsageCache
+from vqseg.config import Active
+from vqseg.store import ModelVersion
+
+from .gathering import DiceOfLabels, Gathered, SignalsOfImages, gather
+from .live_model import LiveModel, identity_of
+from .process import is_child, stop_without_server
+from .score_cache import ScoreCache
+from .scoring_progress import ScoringProgress, read_progress
+from .selection import draws_for
+
+# Requests and trainings go first on a machine that is busy.
+_NICENESS = 10
 
 
 class VQSegScoring(ScoringMethod):
-    """Nothing is written to the datastore: it is kept as one file by every process and would lose labels."""
+    """Each study is kept as soon as it is scored, so that an end at any time loses nothing.
 
-    def __init__(self, live: LiveModel, usage: UsageCache) -> None:
-        super().__init__("Code usage of the studies under the live model")
-        self._live = live
-        self._usage = usage
+    Nothing is written to the datastore: it is kept as one file by every process and would lose labels.
+    """
+
+    def __init__(self, live: LiveModel, cache: ScoreCache, settings: Active, folder: Path) -> None:
+        super().__init__("What the strategies choose by, of all studies under the live model")
+        self._live, self._cache, self._settings, self._folder = live, cache, settings, folder
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), **read_progress(self._folder)}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        version = self._live.version()
-        if version is not None and not version.config.model.has_codebook:
-            return {"scored": 0, "missing": 0, "left_out": {}, "note": "the live model has no codebook"}
-        studies = sorted(datastore.get_unlabeled_images())
-        # Some strategies compare with the labelled studies.
-        every = usage_of([*studies, *sorted(datastore.get_labeled_images())], datastore, self._live, self._usage)
-        pool = every.of(studies)
-        self._usage.forget_all_but(self._live.identity())
-        return {"scored": len(pool.counts), "missing": len(pool.missing), "left_out": pool.left_out}
+        if is_child():
+            os.nice(_NICENESS)
+        draws = draws_for(request.get("strategy") or self._settings.strategy, self._settings)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # One at a time, also when the scoring of a server that is gone still runs.
+        with FileLock(self._folder / ".lock"):
+            progress = ScoringProgress(self._folder)
+            with progress.running():
+                scored = self._score(datastore, draws, progress)
+        unlabelled = scored.of(datastore.get_unlabeled_images())
+        return {"scored": len(unlabelled.found), "missing": len(unlabelled.missing), "left_out": unlabelled.left_out}
+
+    def _score(self, datastore: Datastore, draws: int, progress: ScoringProgress) -> Gathered:
+        """Score all studies; again what is there by the end and was not seen, a version or a study."""
+        while True:
+            labelled = sorted(datastore.get_labeled_images())
+            # Most strategies compare with the labelled studies, so these come first.
+            studies = [*labelled, *sorted(datastore.get_unlabeled_images())]
+
+            def told(version: ModelVersion, done: int, total: int = len(studies)) -> None:
+                stop_without_server()
+                progress.tell(version, done, total)
+
+            scored = gather(studies, SignalsOfImages(datastore, self._live, self._cache, draws), self._live, told=told)
+            reviewed = gather(labelled, DiceOfLabels(datastore, self._live, self._cache), self._live)
+            progress.finish(scored.version, len(studies), scored.left_out, reviewed.left_out)
+            is_live = self._live.identity() == identity_of(scored.version)
+            if is_live and set(datastore.list_images()) <= set(studies):
+                # Now that the live version has seen every study, nobody asks for what another says.
+                self._cache.forget_all_but(identity_of(scored.version))
+                return scored

@@ -1,20 +1,52 @@
-"""At most one scoring at a time, waiting or running; monailabel 0.8.5 queues one for every request, without bound."""
+"""At most one scoring at a time, waiting or running, and a new one for every version that goes live.
+
+monailabel 0.8.5 queues one for every request, without bound, and none when a training publishes: that happens in
+another process, so this one looks.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 from monailabel.utils.async_tasks.utils import run_background_task, tasks
 
+from vqseg.errors import VQSegError
+from vqseg.store import ModelVersion
+
+from .live_model import identity_of
+
+logger = logging.getLogger(__name__)
+
 _METHOD = "scoring"
+_SECONDS_BETWEEN_LOOKS = 2.0
 _lock = threading.Lock()
 
 
-def queue_scoring(name: str) -> dict[str, Any]:
-    """The scoring that waits or runs, else a new one."""
+def queue_scoring(name: str, strategy: str | None = None) -> dict[str, Any]:
+    """The scoring that waits or runs, else a new one, of what `strategy` needs or the default one."""
     with _lock:
         for task in tasks(_METHOD):
             if task["status"] in ("SUBMITTED", "RUNNING"):
                 return task
-        return run_background_task({"method": name}, _METHOD)
+        request = {"method": name} if strategy is None else {"method": name, "strategy": strategy}
+        return run_background_task(request, _METHOD)
+
+
+def score_every_version(live: Callable[[], ModelVersion | None], queue: Callable[[], dict[str, Any]]) -> None:
+    """Queue a scoring of each version that goes live; never ends."""
+    scored: str | None = None
+    while True:
+        version = live()
+        if version is not None and identity_of(version) != scored:
+            known = {task["id"] for task in tasks(_METHOD)}
+            try:
+                # One that runs may be about to end, without having seen this version.
+                if queue()["id"] not in known:
+                    scored = identity_of(version)
+            except VQSegError as error:
+                logger.warning("scoring: %s", error)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)

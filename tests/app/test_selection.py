@@ -1,0 +1,358 @@
+"""Selection and scoring on a real datastore and real models, without a server."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from vqseg.active.strategies import REVIEWS, STRATEGIES
+from vqseg.config import Active, load_config
+from vqseg.errors import ModelError
+from vqseg.networks.build import build_network
+from vqseg.store import ModelStore
+
+LABELS = {"lung": 1, "tumour": 2}
+MODEL = {
+    "data.labels": LABELS,
+    "data.spacing": [1, 1, 1],
+    "data.patch_size": [16, 16, 16],
+    "model.channels": [4, 8],
+    "model.codebook_size": 64,
+    "model.code_dim": 4,
+}
+
+
+class Workplace:
+    """What the app is made of: studies in a folder, a model store, cache, reservations."""
+
+    def __init__(self, folder: Path, app_module: Any) -> None:
+        self.folder, self.module = folder / "studies", app_module
+        self.folder.mkdir(exist_ok=True)
+        self.run = folder / "run"
+        self.settings = Active(draws=2, enough_tokens=20)
+        labels = app_module("labels").LabelSet(LABELS, self.folder)
+        self.datastore = app_module("datastore").StudiesFolder(str(self.folder), labels)
+        self.live = app_module("live_model").LiveModel(self.run, "cpu")
+        self.cache = app_module("score_cache").ScoreCache(self.run / "scoring", self.settings.tokens)
+        self.selector = app_module("selection").Selector(self.settings, self.live, self.cache)
+        self.reservations = app_module("reservations").Reservations(60)
+
+    def add(self, **studies: Any) -> None:
+        """Images of these voxels, as clients upload them."""
+        for name, voxels in studies.items():
+            path = self.folder.with_name(f"{name}.nii.gz")
+            nib.save(nib.Nifti1Image(np.asarray(voxels, np.float32), np.eye(4)), path)
+            self.datastore.add_image(name, str(path), {})
+
+    def damage(self, study: str) -> None:
+        (self.folder / f"{study}.nii.gz").write_bytes(b"no image")
+
+    def label(self, study: str, mask: Any) -> None:
+        path = self.folder.with_name("label.nii.gz")
+        nib.save(nib.Nifti1Image(np.asarray(mask, np.uint8), np.eye(4)), path)
+        names = [{"name": name, "idx": value} for name, value in LABELS.items()]
+        self.datastore.save_label(study, str(path), "final", {"label_info": names})
+
+    def publish(self, seed: int = 0, **overrides: Any) -> None:
+        config = load_config(overrides=MODEL | overrides)
+        torch.manual_seed(seed)
+        network = build_network(config)
+        if network.has_codebook:
+            network.calibrate()
+        ModelStore(self.run / "models").publish(network, {"config": config.model_dump(mode="json")})
+
+    def next(self, name: str, client: str = "reader", seconds: float = 60.0) -> dict[str, Any]:
+        strategy = self.module("strategies").NextStudy(name, self.selector, self.live, self.reservations, seconds)
+        return strategy({"client_id": client}, self.datastore)
+
+    def score(self, **request: Any) -> dict[str, Any]:
+        return self.scoring()(request, self.datastore)
+
+    def scoring(self) -> Any:
+        return self.module("scoring").VQSegScoring(self.live, self.cache, self.settings, self.run / "scoring")
+
+    def page(self, name: str, page: int = 1, per_page: int = 50) -> dict[str, Any]:
+        progress = self.module("scoring_progress").read_progress(self.run / "scoring")
+        return self.module("ranking").ranking_page(self.selector, name, self.datastore, page, per_page, progress)
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(16, 16, 16))
+
+
+RAMP = np.mgrid[:16, :16, :16][0] / 4.0
+
+
+@pytest.fixture
+def place(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = app_module("datastore")
+    monkeypatch.setattr(module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    return Workplace(tmp_path, app_module)
+
+
+@pytest.fixture
+def five(place: Any) -> Any:
+    """Two labelled studies, three open ones and a model."""
+    place.add(a=noise(0), b=RAMP, c=noise(1), known=noise(2), other=RAMP.T)
+    place.label("known", noise(2) > 1)
+    place.label("other", 2 * (RAMP.T > 2))
+    place.publish()
+    return place
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_strategy_is_served_and_says_why(five: Any, name: str) -> None:
+    reply = five.next(name)
+    assert reply["id"] in "abc"
+    assert (reply["strategy_used"], reply["model_version"]) == (name, "0001")
+    assert (reply["unlabelled"], reply["missing"], reply["rank"]) == (3, 0, 1)
+    assert reply["scored"] == (0 if name == "uniform" else 3)
+    assert reply["reason"]
+    assert len(reply["parts"]) <= 3
+    assert isinstance(reply["score"], float)
+    assert "note" not in reply
+
+
+def test_scores_stay_when_the_server_starts_again(five: Any, app_module: Any) -> None:
+    five.score(strategy="perturbation")
+    scored = {name: five.page(name) for name in STRATEGIES}
+    again = Workplace(five.folder.parent, app_module)
+    for name, page in scored.items():
+        assert again.page(name) == page
+        assert page["scored"] == (0 if name == "uniform" else 3)
+
+
+@pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage", "coreset"])
+def test_the_labelled_studies_count(place: Any, name: str) -> None:
+    """Of two open studies the one that is the same as the labelled one comes last."""
+    place.add(a_same=noise(0), b_other=RAMP, labelled=noise(0))
+    place.label("labelled", noise(0) > 1)
+    place.publish()
+    late = place.next(name, "late", seconds=0)
+    assert late["strategy_used"] == "uniform"
+    assert "labelled studies are not scored yet" in late["note"]
+    assert late["missing"] == 3
+    place.reservations = place.module("reservations").Reservations(60)
+    reply = place.next(name)
+    assert (reply["id"], reply["strategy_used"], reply["scored"], reply["rank"]) == ("b_other", name, 2, 1)
+    if name != "coreset":
+        assert 1 <= len(reply["parts"]) <= 3
+        assert all(part.startswith("code ") and value > 0 for part, value in reply["parts"].items())
+        assert "codes" in reply["reason"]
+
+
+def test_uniform_gives_a_client_its_own_study_again(place: Any) -> None:
+    place.add(**{f"case{number}": noise(0) for number in range(20)})
+    assert len({place.next("uniform")["id"] for _ in range(5)}) == 1
+
+
+def test_a_model_without_a_codebook_is_asked_for_what_it_has(five: Any) -> None:
+    five.publish(**{"model.quantized": False})
+    for name, strategy in STRATEGIES.items():
+        reply = five.next(name)
+        served = name if not strategy.needs_codebook() else "uniform"
+        assert reply["strategy_used"] == served
+        assert ("no codebook" in reply.get("note", "")) == strategy.needs_codebook()
+
+
+def test_nothing_left_is_an_empty_reply(place: Any) -> None:
+    place.add(one=noise(0), two=noise(1), broken=noise(2))
+    place.damage("broken")
+    given = [place.next("codebook_entropy", name) for name in "abc"]
+    assert {reply.get("id") for reply in given} == {"one", "two", None}
+    assert given[2] == {}
+
+
+@pytest.mark.parametrize("name", [*sorted(STRATEGIES), *REVIEWS])
+def test_an_empty_pool(place: Any, name: str) -> None:
+    place.publish()
+    assert place.next(name) == {}
+    page = place.page(name)
+    assert (page["total"], page["pages"], page["studies"]) == (0, 0, [])
+    assert place.score() == {"scored": 0, "missing": 0, "left_out": {}}
+
+
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_a_pool_of_one(place: Any, name: str) -> None:
+    place.add(only=noise(0))
+    place.publish()
+    assert place.next(name)["id"] == "only"
+
+
+def test_equal_studies_are_offered_by_id(place: Any) -> None:
+    place.add(c=noise(0), a=noise(0), b=noise(0))
+    place.publish()
+    place.score()
+    for name in ("codebook_entropy", "codebook_rarity", "codebook_coverage", "predictive_entropy", "coreset"):
+        assert [study["id"] for study in place.page(name)["studies"]] == ["a", "b", "c"]
+    assert [place.next("codebook_entropy", client)["id"] for client in "xyz"] == ["a", "b", "c"]
+
+
+def test_an_unreadable_study_is_skipped_and_named(five: Any) -> None:
+    five.damage("a")
+    reply = five.next("codebook_entropy")
+    assert reply["id"] in "bc"
+    assert "left out: a (it cannot be read" in reply["note"]
+    assert str(five.folder) not in reply["note"]
+    assert list(five.score()["left_out"]) == ["a"]
+    page = five.page("codebook_entropy")
+    assert (list(page["left_out"]), page["scored"], page["missing"]) == (["a"], 2, 0)
+    assert {study["id"] for study in page["studies"]} == {"b", "c"}
+
+
+def test_pages_are_the_whole_list_in_order(place: Any) -> None:
+    place.add(**{f"s{number}": noise(number) for number in range(7)})
+    place.publish()
+    place.score()
+    whole = place.page("codebook_entropy")["studies"]
+    pages = [place.page("codebook_entropy", page, 3) for page in (1, 2, 3, 4)]
+    assert [len(page["studies"]) for page in pages] == [3, 3, 1, 0]
+    assert list(itertools.chain.from_iterable(page["studies"] for page in pages)) == whole
+    assert {page["pages"] for page in pages} == {3}
+    assert [study["rank"] for study in whole] == list(range(1, 8))
+    assert [study["score"] for study in whole] == sorted((study["score"] for study in whole), reverse=True)
+    assert place.next("codebook_entropy")["id"] == whole[0]["id"]
+    # It reserved nothing, and what others hold stands in it.
+    assert place.page("codebook_entropy")["studies"] == whole
+    drawn = [place.page("uniform", page, 3)["studies"] for page in (1, 2, 3)]
+    assert len({study["id"] for page in drawn for study in page}) == 7
+
+
+def test_a_ranking_lets_no_model_work(five: Any) -> None:
+    page = five.page("predictive_entropy")
+    assert (page["scored"], page["missing"], page["strategy_used"]) == (0, 3, "uniform")
+    assert not (five.run / "scoring" / "models").exists()
+    assert page["scoring"] == {"state": "none"}
+
+
+def test_a_ranking_without_a_model(place: Any) -> None:
+    place.add(a=noise(0), b=noise(1))
+    page = place.page("codebook_rarity")
+    assert (page["total"], page["model_version"], page["strategy_used"]) == (2, None, "uniform")
+    assert "no trained model yet" in page["note"]
+    review = place.page("disagreement")
+    assert (review["total"], review["model_version"]) == (0, None)
+    assert "no trained model yet" in review["note"]
+    with pytest.raises(ModelError, match="no trained model yet"):
+        place.next("disagreement")
+
+
+def test_the_label_that_differs_most_from_the_model_is_reviewed(place: Any) -> None:
+    place.add(agrees=noise(0), differs=noise(0), open=noise(1))
+    place.publish()
+    own = place.live.predictor().predict(place.module("gathering").read_image(place.folder / "agrees.nii.gz")).mask
+    place.label("agrees", own)
+    place.label("differs", np.where(own == 1, 2, 1))
+    reply = place.next("disagreement")
+    assert (reply["id"], reply["labelled"], reply["scored"], reply["score"]) == ("differs", 2, 2, 1.0)
+    assert "differ most at lung: Dice 0.000" in reply["reason"]
+    assert place.next("disagreement", "another reader")["id"] == "agrees"
+    place.label("differs", own)  # corrected
+    place.score()
+    assert [study["score"] for study in place.page("disagreement")["studies"]] == [0.0, 0.0]
+
+
+def test_a_label_that_does_not_fit_is_left_out_of_the_review(five: Any) -> None:
+    label = five.folder / "labels" / "final" / "known.nii.gz"
+    nib.save(nib.Nifti1Image(np.full((16, 16, 16), 7, np.uint8), np.eye(4)), label)
+    reply = five.next("disagreement")
+    assert reply["id"] == "other"
+    assert "left out: known" in reply["note"]
+    assert "value 7" in reply["note"]
+
+
+def test_two_clients_at_the_same_instant_get_different_studies(five: Any) -> None:
+    five.score()
+    barrier = threading.Barrier(3)
+
+    def ask(client: str) -> str:
+        barrier.wait()
+        return five.next("codebook_entropy", client)["id"]
+
+    with ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(ask, ("one", "two", "three"))) == {"a", "b", "c"}
+
+
+def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -> None:
+    """The second version is published after the first study was scored by the first one."""
+    keep, published = five.cache.keep_signals, []
+
+    def publish_then_keep(*arguments: Any) -> Any:
+        if not published:
+            published.append(five.publish(seed=1))
+        return keep(*arguments)
+
+    five.cache.keep_signals = publish_then_keep
+    assert five.score()["scored"] == 3
+    assert [folder.name[:4] for folder in (five.run / "scoring" / "models").iterdir()] == ["0002"]
+    info = five.scoring().info()
+    assert (info["state"], info["model_version"], info["done"], info["total"]) == ("done", "0002", 5, 5)
+
+
+def test_what_arrives_while_scoring_runs_is_scored_too(five: Any) -> None:
+    keep, arrived = five.cache.keep_signals, []
+
+    def submit_then_keep(*arguments: Any) -> Any:
+        if not arrived:
+            arrived.append(five.label("a", noise(0) > 1))
+            five.add(late=noise(9))
+        return keep(*arguments)
+
+    five.cache.keep_signals = submit_then_keep
+    assert five.score()["scored"] == 3
+    assert {study["id"] for study in five.page("codebook_rarity")["studies"]} == {"b", "c", "late"}
+    assert five.page("codebook_rarity")["missing"] == 0
+
+
+def test_an_interrupted_scoring_goes_on_where_it_stood(five: Any) -> None:
+    made = five.live.signals
+    seen: list[int] = []
+
+    def stop_at_the_third(*arguments: Any) -> Any:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return made(*arguments)
+
+    five.live.signals = stop_at_the_third
+    with pytest.raises(KeyboardInterrupt):
+        five.score()
+    five.live.signals = lambda *arguments: (seen.append(1), made(*arguments))[1]
+    five.score()
+    assert len(seen) == 5
+
+
+def test_a_scoring_that_fails_says_so(five: Any) -> None:
+    weights = next((five.run / "models" / "0001").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="damaged"):
+        five.score()
+    info = five.scoring().info()
+    assert info["state"] == "failed"
+    assert "damaged" in info["message"]
+
+
+def test_the_old_version_is_kept_until_the_new_one_has_seen_all(five: Any) -> None:
+    five.score()
+    five.publish(seed=1)
+    five.next("codebook_entropy")
+    models = five.run / "scoring" / "models"
+    assert sorted(folder.name[:4] for folder in models.iterdir()) == ["0001", "0002"]
+    five.score()
+    assert [folder.name[:4] for folder in models.iterdir()] == ["0002"]
+
+
+def test_nothing_in_memory_hides_that_a_study_is_another_now(five: Any) -> None:
+    before = {study["id"]: study["score"] for study in (five.score(), five.page("codebook_entropy"))[1]["studies"]}
+    shutil.copy(five.folder / "b.nii.gz", five.folder / "a.nii.gz")
+    after = {study["id"]: study["score"] for study in (five.score(), five.page("codebook_entropy"))[1]["studies"]}
+    assert after["a"] == after["b"] == before["b"] != before["a"]

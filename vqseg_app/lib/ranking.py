@@ -1,0 +1,60 @@
+"""`GET /vqseg/ranking`: all studies by one strategy, page by page. It reserves nothing and lets no model work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.utils.app import app_instance
+
+from vqseg.active.strategies import REVIEWS
+from vqseg.randomness import numpy_generator
+
+from .request_rules import AsUser
+from .selection import Selector
+from .strategies import as_values
+
+_NAMED_ABOVE = ("left_out", "unusable_labels")
+router = APIRouter(prefix="/vqseg", tags=["ActiveLearning"])
+
+
+@router.get("/ranking", summary="All studies in the order in which a strategy offers them, with the reasons")
+def show_ranking(
+    user: AsUser,
+    strategy: str = "random",
+    page: Annotated[int, Query(ge=1)] = 1,
+    per_page: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Any:
+    return app_instance().ranking(strategy, page, per_page)
+
+
+def ranking_page(
+    selector: Selector, name: str, datastore: Datastore, page: int, per_page: int, scoring: dict[str, Any]
+) -> dict[str, Any]:
+    """One page of a ranking, with what is known of the `scoring` that runs or ran.
+
+    A strategy that draws draws the same for all pages, and not what a request for the next study will.
+    """
+    selection = selector.select(name, datastore, numpy_generator(0, "ranking"))
+    unusable = scoring.get("unusable_labels" if name in REVIEWS else "left_out", {})
+    left_out = {study: unusable[study] for study in selection.missing if study in unusable} | selection.left_out
+    first = (page - 1) * per_page
+    return {
+        "strategy": name,
+        "strategy_used": selection.strategy,
+        "model_version": selection.model_version,
+        "total": len(selection.ranking),
+        "page": page,
+        "per_page": per_page,
+        "pages": -(-len(selection.ranking) // per_page),
+        "scored": len(selection.scored),
+        "missing": len(set(selection.missing) - set(left_out)),
+        "left_out": left_out,
+        "note": selection.note,
+        "scoring": {key: value for key, value in scoring.items() if key not in _NAMED_ABOVE},
+        "studies": [
+            as_values(entry, rank)
+            for rank, entry in enumerate(selection.ranking[first : first + per_page], start=first + 1)
+        ],
+    }

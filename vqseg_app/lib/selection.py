@@ -1,0 +1,123 @@
+"""A ranking of the datastore's studies by one strategy: what is offered next, and what the whole list is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+
+from vqseg.active.at_random import Uniform
+from vqseg.active.pool import Pool
+from vqseg.active.review import review_pool
+from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
+from vqseg.active.strategy import Ranking
+from vqseg.config import Active
+
+from .gathering import DiceOfLabels, Gathered, SignalsOfImages, gather
+from .live_model import LiveModel
+from .score_cache import ScoreCache
+
+UNIFORM = Uniform.name
+_OF_LABELLED = {"labelled_weights", "labelled_features"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`candidates` were asked about; those `scored` by `model_version`, or all by chance, are in the `ranking` of
+    `strategy`. `note` says in words what was not as asked for."""
+
+    strategy: str
+    ranking: Ranking
+    candidates: Sequence[str]
+    model_version: str | None
+    scored: frozenset[str] = frozenset()
+    missing: Sequence[str] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+class Selector:
+    """Ranks by any strategy. Where one cannot be served, studies are drawn at random, and the note says why."""
+
+    def __init__(self, settings: Active, live: LiveModel, cache: ScoreCache) -> None:
+        self._settings, self._live, self._cache = settings, live, cache
+
+    def select(
+        self,
+        name: str,
+        datastore: Datastore,
+        generator: np.random.Generator,
+        *,
+        held: frozenset[str] = frozenset(),
+        seconds: float = 0.0,
+    ) -> Selection:
+        """Rank the studies that are not `held` by others; these count as labelled.
+
+        The model works for `seconds` at most on what it has not seen yet.
+        """
+        if name in REVIEWS:
+            return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, generator, seconds)
+        unlabelled, labelled = set(datastore.get_unlabeled_images()), datastore.get_labeled_images()
+        candidates, soon = sorted(unlabelled - held), sorted(unlabelled & held)
+        version, needs = self._live.version(), STRATEGIES[name].needs
+
+        def by_chance(why: str) -> Selection:
+            note = f"{why}: chosen by {UNIFORM} instead of {name}" if why else ""
+            ranking = make_strategy(UNIFORM).rank(Pool(candidates), generator)
+            return Selection(UNIFORM, ranking, candidates, version.name if version else None, note=note)
+
+        if not needs:
+            return by_chance("")
+        if version is None:
+            return by_chance("there is no trained model yet")
+        if STRATEGIES[name].needs_codebook() and not version.config.model.has_codebook:
+            return by_chance("the live model has no codebook")
+        compared = sorted([*labelled, *soon]) if needs & _OF_LABELLED else []
+        source = SignalsOfImages(datastore, self._live, self._cache, draws_for(name, self._settings))
+        # In one go, so that all are seen by one model; the labelled first, for without them every study looks new.
+        gathered = gather([*compared, *candidates], source, self._live, seconds)
+        known, seen = gathered.of(compared), gathered.of(candidates)
+        if known.missing:
+            instead = by_chance(f"{len(known.missing)} labelled studies are not scored yet")
+            return replace(instead, missing=gathered.missing)
+        if not seen.found:
+            instead = by_chance("no study is scored")
+            notes = [*_notes(seen), instead.note]
+            return replace(instead, missing=seen.missing, left_out=seen.left_out, note="; ".join(notes))
+        pool = Pool.of(
+            seen.found,
+            known.found.values(),
+            structures=tuple(gathered.version.config.data.labels),
+            progress=len(labelled) / (len(labelled) + len(unlabelled)),
+        )
+        return _selection(name, make_strategy(name, self._settings).rank(pool, generator), candidates, seen)
+
+    def _review(
+        self, name: str, labelled: list[str], datastore: Datastore, generator: np.random.Generator, seconds: float
+    ) -> Selection:
+        strategy = make_strategy(name, self._settings)
+        if self._live.version() is None:
+            note = "there is no trained model yet that labels could be compared with"
+            return Selection(name, strategy.rank(Pool([]), generator), labelled, None, note=note)
+        seen = gather(labelled, DiceOfLabels(datastore, self._live, self._cache), self._live, seconds)
+        pool = review_pool(seen.found, tuple(seen.version.config.data.labels))
+        return _selection(name, strategy.rank(pool, generator), labelled, seen)
+
+
+def _selection(name: str, ranking: Ranking, candidates: Sequence[str], seen: Gathered) -> Selection:
+    scored, version, note = frozenset(seen.found), seen.version.name, "; ".join(_notes(seen))
+    return Selection(name, ranking, candidates, version, scored, seen.missing, seen.left_out, note)
+
+
+def _notes(seen: Gathered) -> Iterator[str]:
+    if seen.missing:
+        yield f"{len(seen.missing)} studies are not scored yet and took no part"
+    if seen.left_out:
+        yield f"left out: {'; '.join(f'{study} ({reason})' for study, reason in seen.left_out.items())}"
+
+
+def draws_for(name: str, settings: Active) -> int:
+    """QPM draws that a strategy needs, 0 for none."""
+    return settings.draws if name in STRATEGIES and "disagreement" in STRATEGIES[name].needs else 0
