@@ -157,8 +157,15 @@ class VQSegApp(MONAILabelApp):
         return self._strategies[name]
 
     def async_scoring(self, method: str | None, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        task = queue_scoring(NAME, (params or {}).get("strategy"))
+        task = queue_scoring(NAME, (params or {}).get("strategy"), self._read_scores)
         return task if method else {NAME: task}
+
+    def _read_scores(self, task: Mapping[str, Any]) -> None:
+        """Take what was scored into memory: the next client need not wait until thousands of files are read."""
+        try:
+            self.ranking("random", page=1, per_page=1)
+        except VQSegError as error:
+            logger.warning("scores are not read yet: %s", error)
 
     def check_model(self, model: str) -> None:
         if model not in self._infers:

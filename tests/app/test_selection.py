@@ -284,16 +284,18 @@ def test_two_clients_at_the_same_instant_get_different_studies(five: Any) -> Non
 
 def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -> None:
     """The second version is published after the first study was scored by the first one."""
-    keep, published = five.cache.keep_signals, []
+    keep, while_running = five.cache.keep_signals, []
 
     def publish_then_keep(*arguments: Any) -> Any:
-        if not published:
-            published.append(five.publish(seed=1))
+        if not while_running:
+            five.publish(seed=1)
+        while_running.append(five.page("codebook_entropy")["scoring"])
         return keep(*arguments)
 
     five.cache.keep_signals = publish_then_keep
     assert five.score()["scored"] == 3
     assert [folder.name[:4] for folder in (five.run / "scoring" / "models").iterdir()] == ["0002"]
+    assert while_running[0] == {"state": "running", "model_version": "0001", "done": 0, "total": 5, "message": ""}
     info = five.scoring().info()
     assert (info["state"], info["model_version"], info["done"], info["total"]) == ("done", "0002", 5, 5)
 

@@ -202,7 +202,9 @@ def test_a_mask_the_pacs_does_not_take_is_kept_aside(
 
 def test_an_image_is_fetched_once(pacs: Any, studies: Any, monkeypatch: Any) -> None:
     store, image = studies(), pacs.series["phantom_1"]
+    assert store.image_on_disk(image) is None
     first = Path(store.get_image_uri(image))
+    assert store.image_on_disk(image) == first
     written = first.stat().st_mtime_ns
     monkeypatch.setattr(store._pacs, "fetch", lambda *_: pytest.fail("fetched again"))
     assert Path(store.get_image_uri(image)) == first

@@ -22,7 +22,8 @@ class Checksums:
 
     def of(self, file: Path) -> str:
         """SHA-256 of the content, in hexadecimal. Raises `OSError` when the file cannot be read."""
-        state = (file.stat().st_size, file.stat().st_mtime_ns)
+        found = file.stat()
+        state = (found.st_size, found.st_mtime_ns)
         known = self._known.get(file) or self._stored(file)
         if known is None or known[0] != state:
             known = (state, sha256(file))

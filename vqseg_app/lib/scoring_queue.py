@@ -26,14 +26,19 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _lock = threading.Lock()
 
 
-def queue_scoring(name: str, strategy: str | None = None) -> dict[str, Any]:
-    """The scoring that waits or runs, else a new one, of what `strategy` needs or the default one."""
+def queue_scoring(
+    name: str, strategy: str | None = None, ended: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """The scoring that waits or runs, else a new one, of what `strategy` needs or the default one.
+
+    `ended` is called with the task, in a thread of this process, when a new one has ended in any way.
+    """
     with _lock:
         for task in tasks(_METHOD):
             if task["status"] in ("SUBMITTED", "RUNNING"):
                 return task
         request = {"method": name} if strategy is None else {"method": name, "strategy": strategy}
-        return run_background_task(request, _METHOD)
+        return run_background_task(request, _METHOD, ended)
 
 
 def score_every_version(live: Callable[[], ModelVersion | None], queue: Callable[[], dict[str, Any]]) -> None:
