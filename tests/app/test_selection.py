@@ -16,6 +16,7 @@ import torch
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES
 from vqseg.config import Active, load_config
+from vqseg.data.reading import read_image
 from vqseg.errors import ModelError
 from vqseg.networks.build import build_network
 from vqseg.store import ModelStore
@@ -249,7 +250,7 @@ def test_a_ranking_without_a_model(place: Any) -> None:
 def test_the_label_that_differs_most_from_the_model_is_reviewed(place: Any) -> None:
     place.add(agrees=noise(0), differs=noise(0), open=noise(1))
     place.publish()
-    own = place.live.predictor().predict(place.module("gathering").read_image(place.folder / "agrees.nii.gz")).mask
+    own = place.live.predictor().predict(read_image(place.folder / "agrees.nii.gz")).mask
     place.label("agrees", own)
     place.label("differs", np.where(own == 1, 2, 1))
     reply = place.next("disagreement")
@@ -354,7 +355,11 @@ def test_the_old_version_is_kept_until_the_new_one_has_seen_all(five: Any) -> No
 
 
 def test_nothing_in_memory_hides_that_a_study_is_another_now(five: Any) -> None:
-    before = {study["id"]: study["score"] for study in (five.score(), five.page("codebook_entropy"))[1]["studies"]}
+    def scores() -> dict[str, float]:
+        five.score()
+        return {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
+
+    before = scores()
     shutil.copy(five.folder / "b.nii.gz", five.folder / "a.nii.gz")
-    after = {study["id"]: study["score"] for study in (five.score(), five.page("codebook_entropy"))[1]["studies"]}
+    after = scores()
     assert after["a"] == after["b"] == before["b"] != before["a"]

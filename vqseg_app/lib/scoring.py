@@ -14,12 +14,13 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from vqseg.config import Active
 from vqseg.store import ModelVersion
 
-from .gathering import DiceOfLabels, Gathered, SignalsOfImages, gather
+from .gathering import Gathered, gather
 from .live_model import LiveModel, identity_of
 from .process import is_child, stop_without_server
 from .score_cache import ScoreCache
 from .scoring_progress import ScoringProgress, read_progress
 from .selection import draws_for
+from .sources import DiceOfLabels, SignalsOfImages
 
 # Requests and trainings go first on a machine that is busy.
 _NICENESS = 10

@@ -15,9 +15,10 @@ from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.active.strategy import Ranking
 from vqseg.config import Active
 
-from .gathering import DiceOfLabels, Gathered, SignalsOfImages, gather
+from .gathering import Gathered, gather
 from .live_model import LiveModel
 from .score_cache import ScoreCache
+from .sources import DiceOfLabels, SignalsOfImages
 
 UNIFORM = Uniform.name
 _OF_LABELLED = {"labelled_weights", "labelled_features"}
