@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.batch import OneByOne
+from lib.cold_start import ColdStart
 from lib.datastore import StudiesFolder
 from lib.environment import set_switches
 from lib.errors_over_rest import UnknownError
@@ -77,10 +78,12 @@ class VQSegApp(MONAILabelApp):
         self.live = LiveModel(self.run, self.options.device)
         self.scoring_folder = self.run / "scoring"
         self.cache = ScoreCache(self.scoring_folder, config.active.tokens)
-        self.selector = Selector(config.active, self.live, self.cache)
+        self.cold_start = ColdStart(self.live, self.run / "cold_start", config, self.options.device)
+        self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.active = config.active
-        default_strategy(self.active.strategy)
+        for name in (self.active.strategy, self.active.cold_strategy):
+            default_strategy(name)
 
     def current_labels(self) -> dict[str, int]:
         """Empty while nothing is known, and while a PACS that would know does not answer."""
@@ -108,7 +111,7 @@ class VQSegApp(MONAILabelApp):
         return {NAME: VQSegTraining(self.run, self.options, self.current_labels)}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        return {NAME: VQSegScoring(self.live, self.cache, self.active, self.scoring_folder)}
+        return {NAME: VQSegScoring(self.cold_start, self.cache, self.active, self.scoring_folder)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         # OHIF always asks for `random`, whatever its user chose.
@@ -195,7 +198,7 @@ class VQSegApp(MONAILabelApp):
         if server := sys.modules.get("monailabel.app"):
             install(server.app)
             # A child that trains or scores has no queue of its own.
-            watch = (self.live.version, lambda: self.async_scoring(NAME))
+            watch = (lambda: self.cold_start.comparing().version(), lambda: self.async_scoring(NAME))
             threading.Thread(target=score_every_version, args=watch, name="scoring", daemon=True).start()
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
@@ -205,5 +208,7 @@ class VQSegApp(MONAILabelApp):
             self.current_labels()
             if self.live.version() is not None:
                 self.live.predictor()
+            elif "monailabel.app" in sys.modules and self.cold_start.is_missing() and self.datastore().list_images():
+                self.async_scoring(NAME)
         except VQSegError as error:
             logger.warning("warm-up: %s", error)

@@ -12,85 +12,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
+from workplaces import RAMP, Workplace, noise
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES
-from vqseg.config import Active, load_config
 from vqseg.data.reading import read_image
 from vqseg.errors import ModelError
-from vqseg.networks.build import build_network
-from vqseg.store import ModelStore
-
-LABELS = {"lung": 1, "tumour": 2}
-MODEL = {
-    "data.labels": LABELS,
-    "data.spacing": [1, 1, 1],
-    "data.patch_size": [16, 16, 16],
-    "model.channels": [4, 8],
-    "model.codebook_size": 64,
-    "model.code_dim": 4,
-}
-
-
-class Workplace:
-    """What the app is made of: studies in a folder, a model store, cache, reservations."""
-
-    def __init__(self, folder: Path, app_module: Any) -> None:
-        self.folder, self.module = folder / "studies", app_module
-        self.folder.mkdir(exist_ok=True)
-        self.run = folder / "run"
-        self.settings = Active(draws=2, enough_tokens=20)
-        labels = app_module("labels").LabelSet(LABELS, self.folder)
-        self.datastore = app_module("datastore").StudiesFolder(str(self.folder), labels)
-        self.live = app_module("live_model").LiveModel(self.run, "cpu")
-        self.cache = app_module("score_cache").ScoreCache(self.run / "scoring", self.settings.tokens)
-        self.selector = app_module("selection").Selector(self.settings, self.live, self.cache)
-        self.reservations = app_module("reservations").Reservations(60)
-
-    def add(self, **studies: Any) -> None:
-        """Images of these voxels, as clients upload them."""
-        for name, voxels in studies.items():
-            path = self.folder.with_name(f"{name}.nii.gz")
-            nib.save(nib.Nifti1Image(np.asarray(voxels, np.float32), np.eye(4)), path)
-            self.datastore.add_image(name, str(path), {})
-
-    def damage(self, study: str) -> None:
-        (self.folder / f"{study}.nii.gz").write_bytes(b"no image")
-
-    def label(self, study: str, mask: Any) -> None:
-        path = self.folder.with_name("label.nii.gz")
-        nib.save(nib.Nifti1Image(np.asarray(mask, np.uint8), np.eye(4)), path)
-        names = [{"name": name, "idx": value} for name, value in LABELS.items()]
-        self.datastore.save_label(study, str(path), "final", {"label_info": names})
-
-    def publish(self, seed: int = 0, **overrides: Any) -> None:
-        config = load_config(overrides=MODEL | overrides)
-        torch.manual_seed(seed)
-        network = build_network(config)
-        if network.has_codebook:
-            network.calibrate()
-        ModelStore(self.run / "models").publish(network, {"config": config.model_dump(mode="json")})
-
-    def next(self, name: str, client: str = "reader", seconds: float = 60.0) -> dict[str, Any]:
-        strategy = self.module("strategies").NextStudy(name, self.selector, self.live, self.reservations, seconds)
-        return strategy({"client_id": client}, self.datastore)
-
-    def score(self, **request: Any) -> dict[str, Any]:
-        return self.scoring()(request, self.datastore)
-
-    def scoring(self) -> Any:
-        return self.module("scoring").VQSegScoring(self.live, self.cache, self.settings, self.run / "scoring")
-
-    def page(self, name: str, page: int = 1, per_page: int = 50) -> dict[str, Any]:
-        progress = self.module("scoring_progress").read_progress(self.run / "scoring")
-        return self.module("ranking").ranking_page(self.selector, name, self.datastore, page, per_page, progress)
-
-
-def noise(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(16, 16, 16))
-
-
-RAMP = np.mgrid[:16, :16, :16][0] / 4.0
 
 
 @pytest.fixture

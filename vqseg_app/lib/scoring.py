@@ -14,8 +14,9 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from vqseg.config import Active
 from vqseg.store import ModelVersion
 
+from .cold_start import ColdStart
 from .gathering import Gathered, gather
-from .live_model import LiveModel, identity_of
+from .live_model import identity_of
 from .process import is_child, stop_without_server
 from .score_cache import ScoreCache
 from .scoring_progress import ScoringProgress, read_progress
@@ -32,9 +33,9 @@ class VQSegScoring(ScoringMethod):
     Nothing is written to the datastore: it is kept as one file by every process and would lose labels.
     """
 
-    def __init__(self, live: LiveModel, cache: ScoreCache, settings: Active, folder: Path) -> None:
+    def __init__(self, cold_start: ColdStart, cache: ScoreCache, settings: Active, folder: Path) -> None:
         super().__init__("What the strategies choose by, of all studies under the live model")
-        self._live, self._cache, self._settings, self._folder = live, cache, settings, folder
+        self._cold_start, self._cache, self._settings, self._folder = cold_start, cache, settings, folder
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), **read_progress(self._folder)}
@@ -54,7 +55,10 @@ class VQSegScoring(ScoringMethod):
 
     def _score(self, datastore: Datastore, draws: int, progress: ScoringProgress) -> Gathered:
         """Score all studies; again what is there by the end and was not seen, a version or a study."""
+        if self._cold_start.is_missing():
+            self._cold_start.learn(datastore)
         while True:
+            model = self._cold_start.comparing()
             labelled = sorted(datastore.get_labeled_images())
             # Most strategies compare with the labelled studies, so these come first.
             studies = [*labelled, *sorted(datastore.get_unlabeled_images())]
@@ -63,10 +67,11 @@ class VQSegScoring(ScoringMethod):
                 stop_without_server()
                 progress.tell(version, done, total)
 
-            scored = gather(studies, SignalsOfImages(datastore, self._live, self._cache, draws), self._live, told=told)
-            reviewed = gather(labelled, DiceOfLabels(datastore, self._live, self._cache), self._live)
-            progress.finish(scored.version, len(studies), scored.left_out, reviewed.left_out)
-            is_live = self._live.identity() == identity_of(scored.version)
+            scored = gather(studies, SignalsOfImages(datastore, model, self._cache, draws), model, told=told)
+            reviewed = labelled if scored.version.segments else []
+            differing = gather(reviewed, DiceOfLabels(datastore, model, self._cache), model)
+            progress.finish(scored.version, len(studies), scored.left_out, differing.left_out)
+            is_live = self._cold_start.comparing().identity() == identity_of(scored.version)
             if is_live and set(datastore.list_images()) <= set(studies):
                 # Now that the live version has seen every study, nobody asks for what another says.
                 self._cache.forget_all_but(identity_of(scored.version))

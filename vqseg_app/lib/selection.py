@@ -15,6 +15,7 @@ from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.active.strategy import Ranking
 from vqseg.config import Active
 
+from .cold_start import ColdStart
 from .gathering import Gathered, gather
 from .live_model import LiveModel
 from .score_cache import ScoreCache
@@ -42,8 +43,8 @@ class Selection:
 class Selector:
     """Ranks by any strategy. Where one cannot be served, studies are drawn at random, and the note says why."""
 
-    def __init__(self, settings: Active, live: LiveModel, cache: ScoreCache) -> None:
-        self._settings, self._live, self._cache = settings, live, cache
+    def __init__(self, settings: Active, live: LiveModel, cold_start: ColdStart, cache: ScoreCache) -> None:
+        self._settings, self._live, self._cold_start, self._cache = settings, live, cold_start, cache
 
     def select(
         self,
@@ -62,12 +63,15 @@ class Selector:
             return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, generator, seconds)
         unlabelled, labelled = set(datastore.get_unlabeled_images()), datastore.get_labeled_images()
         candidates, soon = sorted(unlabelled - held), sorted(unlabelled & held)
-        version, needs = self._live.version(), STRATEGIES[name].needs
+        model, asked, name = self._cold_start.comparing(), name, self._cold_start.strategy(name)
+        version, needs = model.version(), STRATEGIES[name].needs
 
         def by_chance(why: str) -> Selection:
-            note = f"{why}: chosen by {UNIFORM} instead of {name}" if why else ""
+            note = f"{why}: chosen by {UNIFORM} instead of {asked}" if why else ""
             ranking = make_strategy(UNIFORM).rank(Pool(candidates), generator)
-            return Selection(UNIFORM, ranking, candidates, version.name if version else None, note=note)
+            missing = candidates if why and self._cold_start.is_missing() else ()
+            name_of_version = version.name if version else None
+            return Selection(UNIFORM, ranking, candidates, name_of_version, missing=missing, note=note)
 
         if not needs:
             return by_chance("")
@@ -76,9 +80,9 @@ class Selector:
         if STRATEGIES[name].needs_codebook() and not version.config.model.has_codebook:
             return by_chance("the live model has no codebook")
         compared = sorted([*labelled, *soon]) if needs & _OF_LABELLED else []
-        source = SignalsOfImages(datastore, self._live, self._cache, draws_for(name, self._settings))
+        source = SignalsOfImages(datastore, model, self._cache, draws_for(name, self._settings))
         # In one go, so that all are seen by one model; the labelled first, for without them every study looks new.
-        gathered = gather([*compared, *candidates], source, self._live, seconds)
+        gathered = gather([*compared, *candidates], source, model, seconds)
         known, seen = gathered.of(compared), gathered.of(candidates)
         if known.missing:
             instead = by_chance(f"{len(known.missing)} labelled studies are not scored yet")
@@ -93,7 +97,13 @@ class Selector:
             structures=tuple(gathered.version.config.data.labels),
             progress=len(labelled) / (len(labelled) + len(unlabelled)),
         )
-        return _selection(name, make_strategy(name, self._settings).rank(pool, generator), candidates, seen)
+        selection = _selection(name, make_strategy(name, self._settings).rank(pool, generator), candidates, seen)
+        if version.segments:
+            return selection
+        before = f"before the first training studies are compared by a codebook learnt from images alone: {name}"
+        if name != asked:
+            before += f" instead of {asked}"
+        return replace(selection, note="; ".join(filter(None, [before, selection.note])))
 
     def _review(
         self, name: str, labelled: list[str], datastore: Datastore, generator: np.random.Generator, seconds: float

@@ -1,0 +1,86 @@
+"""The first studies to label, before there is a model that knows what to look for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workplaces import RAMP, Workplace, noise
+
+from vqseg.errors import DataError, ModelError
+
+
+@pytest.fixture
+def place(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = app_module("datastore")
+    monkeypatch.setattr(module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    place = Workplace(tmp_path, app_module, cold_start_steps=3)
+    place.add(a=noise(0), b=noise(0), c=RAMP)
+    return place
+
+
+def test_studies_are_compared_by_a_codebook_learnt_from_images_alone(place: Any) -> None:
+    place.score()
+    first = place.next("codebook_rarity", "one")
+    assert (first["strategy_used"], first["scored"], first["missing"]) == ("codebook_rarity", 3, 0)
+    assert "learnt from images alone" in first["note"]
+    # Two are the same, so once one of them is held the other is worth less than the third.
+    assert {first["id"], place.next("codebook_rarity", "two")["id"]} != {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["predictive_entropy", "perturbation", "clasp_pe", "codebook_balanced"])
+def test_what_needs_structures_is_replaced_and_the_note_says_so(place: Any, name: str) -> None:
+    place.score()
+    reply = place.next(name)
+    assert reply["strategy_used"] == "codebook_coverage"
+    assert f"codebook_coverage instead of {name}" in reply["note"]
+
+
+def test_before_the_codebook_is_there_a_study_is_drawn_and_the_rest_asked_for(place: Any) -> None:
+    """`missing` makes the app score, and scoring learns the codebook first."""
+    reply = place.next("codebook_rarity")
+    assert (reply["strategy_used"], reply["missing"]) == ("uniform", 3)
+    assert "no trained model yet" in reply["note"]
+    assert place.next("uniform")["missing"] == 0
+
+
+def test_the_codebook_is_learnt_once(place: Any) -> None:
+    place.score()
+    versions = place.run / "cold_start" / "models"
+    before = sorted(path.name for path in versions.iterdir())
+    assert place.score()["scored"] == 3
+    assert sorted(path.name for path in versions.iterdir()) == before
+
+
+def test_the_first_trained_model_takes_its_place(place: Any) -> None:
+    place.score()
+    place.label("a", noise(0) > 1)
+    place.publish()
+    assert place.score()["scored"] == 2
+    reply = place.next("predictive_entropy")
+    assert reply["strategy_used"] == "predictive_entropy"
+    assert "note" not in reply
+
+
+def test_it_segments_nothing(place: Any) -> None:
+    place.score()
+    with pytest.raises(ModelError, match="no trained model yet"):
+        place.live.predictor()
+    with pytest.raises(ModelError, match="no trained model yet"):
+        place.next("disagreement")
+
+
+def test_without_it_studies_are_drawn(app_module: Any, place: Any) -> None:
+    plain = Workplace(place.folder.parent, app_module)
+    reply = plain.next("codebook_rarity")
+    assert (reply["strategy_used"], reply["missing"]) == ("uniform", 0)
+    with pytest.raises(ModelError, match="no trained model yet"):
+        plain.score()
+
+
+def test_no_readable_image_is_said_in_words(place: Any) -> None:
+    for study in "abc":
+        place.damage(study)
+    with pytest.raises(DataError, match="can be read"):
+        place.score()
