@@ -265,7 +265,9 @@ class Active(Section):
 
     strategy: str = Field("codebook_entropy", description="strategy that also answers to MONAI Label's `random`")
     cold_start_steps: int = Field(
-        0, ge=0, description="steps in which a server without a model learns a codebook from images alone; 0: it does not"
+        0,
+        ge=0,
+        description="steps in which a server without a model learns a codebook from images alone; 0: it does not",
     )
     cold_strategy: str = Field(
         "codebook_coverage", description="strategy until the first training, for those that need to know structures"

@@ -96,6 +96,7 @@ class Selector:
             known.found.values(),
             structures=tuple(gathered.version.config.data.labels),
             progress=len(labelled) / (len(labelled) + len(unlabelled)),
+            needs=needs,
         )
         selection = _selection(name, make_strategy(name, self._settings).rank(pool, generator), candidates, seen)
         if version.segments:

@@ -49,7 +49,7 @@ class _CodeScorer(Scorer):
         assert pool.code_weights is not None
         assert pool.labelled_weights is not None
         self.weights, self.labelled, self.settings = pool.code_weights, pool.labelled_weights, settings
-        totals = np.asarray(self.weights.sum(0), np.float64) + self.labelled
+        totals = self.weights.sum(0, dtype=np.float64) + self.labelled
         self.in_use = totals > 0
         self.pool_density = code_density(totals, self.in_use, settings.smoothing)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = ["Pool", "Signals"]
 
 Floats = NDArray[np.float64]
 Signals = StudySignals | SparseSignals
+_LARGE = ("usage", "code_weights")
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ class Pool:
         *,
         structures: Sequence[str],
         progress: float = 0.0,
+        needs: Collection[str] = _LARGE,
     ) -> Pool:
-        """The pool of `candidates` by id, with the signals of the `labelled` studies under the same model."""
+        """The pool of `candidates` by id, with the signals of the `labelled` studies under the same model.
+
+        Of the fields that take much memory only those that a strategy `needs` are made.
+        """
         ids = sorted(candidates)
         if not ids:
             return cls(ids, structures=structures, progress=progress)
@@ -69,8 +74,10 @@ class Pool:
         tokens = {s.tokens for s in signals}
         return cls(
             ids,
-            _rows(codes, [s.counts for s in signals], signals[0].codebook_size),
-            _rows(codes, [s.foreground_counts for s in signals], signals[0].codebook_size),
+            _rows(codes, [s.counts for s in signals], signals[0].codebook_size) if "usage" in needs else None,
+            _rows(codes, [s.foreground_counts for s in signals], signals[0].codebook_size)
+            if "code_weights" in needs
+            else None,
             _labelled_weights(known, signals[0].codebook_size),
             np.stack([s.entropy for s in signals]),
             np.stack([s.disagreement for s in signals]),
@@ -91,7 +98,8 @@ def _sparse(signals: Signals) -> SparseSignals:
 def _rows(codes: Sequence[NDArray], values: Sequence[NDArray], codebook_size: int) -> sparse.csr_array:
     """`values` of the `codes` of several studies as one array (S, K), which is never made densely."""
     starts = np.cumsum([0, *map(len, codes)])
-    data, indices = np.concatenate(values, dtype=np.float64), np.concatenate(codes, dtype=np.int32)
+    # Exact up to 16 million tokens of a code.
+    data, indices = np.concatenate(values, dtype=np.float32), np.concatenate(codes, dtype=np.int32)
     rows = sparse.csr_array((data, indices, starts), shape=(len(codes), codebook_size))
     rows.eliminate_zeros()
     return rows

@@ -81,7 +81,8 @@ def _look_at_images(
             candidates[study.id] = SparseSignals.of(signals)
         else:
             labelled.append(SparseSignals.of(signals))
-    pool = Pool.of(candidates, labelled, structures=tuple(predictor.labels), progress=progress)
+    structures = tuple(predictor.labels)
+    pool = Pool.of(candidates, labelled, structures=structures, progress=progress, needs=strategy.needs)
     return _Seen(pool, len(labelled), left_out)
 
 
