@@ -42,7 +42,7 @@ def rank_studies(
     chosen = make_strategy(strategy, predictor.config.active)
     if chosen.needs_codebook() and not predictor.network.has_codebook:
         raise ConfigError(f"strategy {strategy!r} looks at a codebook, and this model has none")
-    looked_at = _look_at_labels if strategy in REVIEWS else _look_at_images
+    looked_at = _look_at_labels if strategy in REVIEWS else _look_at_images if chosen.needs else _open_images
     seen = looked_at(predictor, studies, chosen, seed, progress)
     ranking = chosen.rank(seen.pool, numpy_generator(seed, "ranking"), 1 if top is None else top)
     return {
@@ -62,6 +62,24 @@ class _Seen:
     pool: Pool
     labelled: int
     left_out: dict[str, str]
+
+
+def _open_images(
+    predictor: Predictor, studies: Iterable[Study], strategy: Strategy, seed: int, progress: float
+) -> _Seen:
+    """For a strategy that needs to know nothing: somebody must be able to open the study, that is all."""
+    candidates, labelled, left_out = [], 0, {}
+    for study in studies:
+        try:
+            read_image(study.image)
+        except VQSegError as error:
+            left_out[study.id] = str(error)
+            continue
+        if study.label is None:
+            candidates.append(study.id)
+        else:
+            labelled += 1
+    return _Seen(Pool(sorted(candidates), progress=progress), labelled, left_out)
 
 
 def _look_at_images(
