@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.batch import OneByOne
-from lib.cold_start import ColdStart
+from lib.cold_start import ColdStart, cold_strategy
 from lib.datastore import StudiesFolder
 from lib.environment import set_switches
 from lib.errors_over_rest import UnknownError
@@ -82,8 +82,8 @@ class VQSegApp(MONAILabelApp):
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.active = config.active
-        for name in (self.active.strategy, self.active.cold_strategy):
-            default_strategy(name)
+        default_strategy(self.active.strategy)
+        cold_strategy(self.active.cold_strategy)
 
     def current_labels(self) -> dict[str, int]:
         """Empty while nothing is known, and while a PACS that would know does not answer."""

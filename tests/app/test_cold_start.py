@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from workplaces import RAMP, Workplace, noise
 
-from vqseg.errors import DataError, ModelError
+from vqseg.config import Active
+from vqseg.errors import ConfigError, DataError, ModelError
 
 
 @pytest.fixture
@@ -61,6 +62,24 @@ def test_the_first_trained_model_takes_its_place(place: Any) -> None:
     reply = place.next("predictive_entropy")
     assert reply["strategy_used"] == "predictive_entropy"
     assert "note" not in reply
+
+
+def test_a_model_that_is_published_meanwhile_ends_the_learning(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def publish_once() -> None:
+        if place.live.version() is None:
+            place.publish()
+
+    monkeypatch.setattr(place.module("scoring"), "stop_without_server", publish_once)
+    place.score()
+    assert not list((place.run / "cold_start").glob("models/*"))
+    assert place.next("predictive_entropy")["strategy_used"] == "predictive_entropy"
+
+
+@pytest.mark.parametrize("name", ["predictive_entropy", "codebook_balanced", "nothing"])
+def test_only_a_strategy_that_needs_no_model_fits(app_module: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"active\.cold_strategy.*codebook_coverage"):
+        app_module("cold_start").cold_strategy(name)
+    assert app_module("cold_start").cold_strategy(Active().cold_strategy) == Active().cold_strategy
 
 
 def test_it_segments_nothing(place: Any) -> None:

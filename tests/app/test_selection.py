@@ -289,3 +289,49 @@ def test_nothing_in_memory_hides_that_a_study_is_another_now(five: Any) -> None:
     shutil.copy(five.folder / "b.nii.gz", five.folder / "a.nii.gz")
     after = scores()
     assert after["a"] == after["b"] == before["b"] != before["a"]
+
+
+def test_a_labelled_study_that_cannot_be_read_keeps_no_other_from_being_ranked(five: Any) -> None:
+    five.damage("known")
+    five.score()
+    page = five.page("codebook_rarity")
+    assert (page["strategy_used"], page["scored"]) == ("codebook_rarity", 3)
+    assert "known" in five.next("codebook_rarity")["note"]
+
+
+def test_a_label_that_changes_while_the_model_works_is_not_taken_for_the_new_one(five: Any) -> None:
+    predict, seeds = five.live.predict, itertools.count(5)
+
+    def submit_then_predict(volume: Any, **options: Any) -> Any:
+        five.label("other", noise(next(seeds)) > 1)
+        return predict(volume, **options)
+
+    five.live.predict = submit_then_predict
+    five.score()
+    five.live.predict = predict
+    before = {study["id"] for study in five.page("disagreement")["studies"]}
+    five.score()
+    assert "other" not in before
+    assert "other" in {study["id"] for study in five.page("disagreement")["studies"]}
+
+
+def test_a_study_too_large_for_the_memory_is_left_out(five: Any) -> None:
+    signals = five.live.signals
+
+    def short_of_memory(volume: Any, *others: Any) -> Any:
+        if Path(volume.source).name.startswith("b."):
+            raise RuntimeError("not enough memory: you tried to allocate 10000000000 bytes")
+        return signals(volume, *others)
+
+    five.live.signals = short_of_memory
+    assert five.score()["scored"] == 2
+    reply = five.next("codebook_rarity")
+    assert reply["scored"] == 2
+    assert "b (the model cannot look at it" in reply["note"]
+
+
+def test_a_page_of_the_ranking_reads_no_image(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(five.module("checksums"), "sha256", read.append)
+    five.page("codebook_rarity")
+    assert read == []

@@ -20,16 +20,23 @@ class Checksums:
         self._folder = folder
         self._known: dict[Path, tuple[_State, str]] = {}
 
-    def of(self, file: Path) -> str:
-        """SHA-256 of the content, in hexadecimal. Raises `OSError` when the file cannot be read."""
-        found = file.stat()
-        state = (found.st_size, found.st_mtime_ns)
-        known = self._known.get(file) or self._stored(file)
+    def known(self, file: Path) -> str | None:
+        """SHA-256 of the content, in hexadecimal, where it need not be worked out. Raises `OSError`."""
+        state, known = _state(file), self._known.get(file) or self._stored(file)
         if known is None or known[0] != state:
-            known = (state, sha256(file))
-            self._store(file, known)
+            return None
         self._known[file] = known
         return known[1]
+
+    def of(self, file: Path) -> str:
+        """SHA-256 of the content, in hexadecimal. Raises `OSError` when the file cannot be read."""
+        if (known := self.known(file)) is not None:
+            return known
+        # A file that changes while it is read has another time afterwards, and is read again.
+        made = (_state(file), sha256(file))
+        self._store(file, made)
+        self._known[file] = made
+        return made[1]
 
     def _stored(self, file: Path) -> tuple[_State, str] | None:
         match read_json(self._place(file)):
@@ -46,3 +53,8 @@ class Checksums:
 
     def _place(self, file: Path) -> Path:
         return self._folder / f"{hashlib.sha256(str(file).encode()).hexdigest()[:32]}.json"
+
+
+def _state(file: Path) -> _State:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns

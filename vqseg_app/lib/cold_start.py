@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
+from vqseg.active.pool import KNOWN_FROM_IMAGES
 from vqseg.active.strategies import STRATEGIES
 from vqseg.config import Config
+from vqseg.errors import ConfigError
 from vqseg.training.self_supervised import pretrain
 
 from .live_model import LiveModel
 from .training import pool_of
 
 logger = logging.getLogger(__name__)
-# What images alone say of a study.
-_KNOWN = {"usage", "code_weights", "labelled_weights", "features", "labelled_features"}
 
 
 class ColdStart:
@@ -41,11 +43,38 @@ class ColdStart:
         """Whether studies could be compared already, had the codebook been learnt."""
         return not self.is_over() and self._model.version() is None
 
-    def strategy(self, name: str) -> str:
-        """The strategy of that name, or the one that takes its place as long as no structure is known."""
-        return name if self.is_over() or STRATEGIES[name].needs <= _KNOWN else self._strategy
+    def strategy(self, name: str, model: LiveModel) -> str:
+        """The strategy of that name, or the one that takes its place where `model` knows no structure."""
+        return name if model is self._live or STRATEGIES[name].needs <= KNOWN_FROM_IMAGES else self._strategy
 
-    def learn(self, datastore: Datastore) -> None:
-        """Learn the codebook from all images. Raises `DataError` when none can be read."""
+    def learn(self, datastore: Datastore, on_step: Callable[[], None]) -> None:
+        """Learn the codebook from all images, unless a training publishes meanwhile; `on_step` may end it.
+
+        Raises `DataError` when no image can be read.
+        """
+
+        def look_up(status: dict[str, Any]) -> None:
+            on_step()
+            if self._live.version() is not None:
+                raise _SupersededError
+
         logger.info("learning a codebook from images alone, %d steps", self._steps)
-        pretrain(pool_of(datastore).studies, self._folder, self._config, device=self._device)
+        studies = pool_of(datastore).studies
+        try:
+            pretrain(studies, self._folder, self._config, device=self._device, on_progress=look_up)
+        except _SupersededError:
+            logger.info("a trained model is there; no codebook is learnt from images alone")
+
+
+def cold_strategy(name: str) -> str:
+    """The name, where the strategy needs to know no structure. Raises `ConfigError` with those that do not."""
+    fitting = [known for known, strategy in STRATEGIES.items() if strategy.needs <= KNOWN_FROM_IMAGES]
+    if name not in fitting:
+        raise ConfigError(
+            f"active.cold_strategy: {name!r} is none that needs no model; these are: {', '.join(fitting)}"
+        )
+    return name
+
+
+class _SupersededError(Exception):
+    pass

@@ -83,6 +83,10 @@ def _by_one_version(
             gathered.left_out[study] = without_folder(str(error))
         except OSError as error:
             gathered.left_out[study] = f"cannot be read ({error.strerror})"
+        except (MemoryError, RuntimeError) as error:
+            # One study that does not fit into memory must not keep all others from being looked at.
+            logger.exception("%s", study)
+            gathered.left_out[study] = f"the model cannot look at it ({type(error).__name__})"
         else:
             gathered.found[study] = value
     for study, reason in gathered.left_out.items():

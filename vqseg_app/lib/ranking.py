@@ -36,8 +36,8 @@ def ranking_page(
 
     A strategy that draws draws the same for all pages, and not what a request for the next study will.
     """
-    selection = selector.select(name, datastore, numpy_generator(0, "ranking"))
     unusable = scoring.get("unusable_labels" if name in REVIEWS else "left_out", {})
+    selection = selector.select(name, datastore, numpy_generator(0, "ranking"), unusable=unusable)
     left_out = {study: unusable[study] for study in selection.missing if study in unusable} | selection.left_out
     first = (page - 1) * per_page
     return {

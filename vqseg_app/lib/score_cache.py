@@ -27,9 +27,16 @@ class ScoreCache:
         self._files = ModelFiles(folder / "models")
         self._in_memory: tuple[str, dict[str, SparseSignals]] = ("", {})
 
-    def signals(self, model: str, image: Path, draws: int = 0) -> SparseSignals | None:
-        """Signals of an image, with those of so many QPM `draws`; none when they are not there or damaged."""
-        checksum = self._checksums.of(image)
+    def content(self, *files: Path) -> tuple[str, ...]:
+        """Changes with the content of the files."""
+        return tuple(map(self._checksums.of, files))
+
+    def signals(self, model: str, image: Path, draws: int = 0, *, at_hand: bool = False) -> SparseSignals | None:
+        """Signals of an image, with those of so many QPM `draws`; none when they are not there or damaged, or, with
+        `at_hand`, when the whole image would have to be read to know."""
+        checksum = self._checksums.known(image) if at_hand else self._checksums.of(image)
+        if checksum is None:
+            return None
         found = self._of(model).get(checksum)
         if _has(found, draws):
             return found

@@ -56,7 +56,7 @@ class VQSegScoring(ScoringMethod):
     def _score(self, datastore: Datastore, draws: int, progress: ScoringProgress) -> Gathered:
         """Score all studies; again what is there by the end and was not seen, a version or a study."""
         if self._cold_start.is_missing():
-            self._cold_start.learn(datastore)
+            self._cold_start.learn(datastore, stop_without_server)
         while True:
             model = self._cold_start.comparing()
             labelled = sorted(datastore.get_labeled_images())

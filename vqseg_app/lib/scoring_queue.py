@@ -14,7 +14,6 @@ from typing import Any
 
 from monailabel.utils.async_tasks.utils import run_background_task, tasks
 
-from vqseg.errors import VQSegError
 from vqseg.store import ModelVersion
 
 from .live_model import identity_of
@@ -52,6 +51,6 @@ def score_every_version(live: Callable[[], ModelVersion | None], queue: Callable
                 # One that runs may be about to end, without having seen this version.
                 if queue()["id"] not in known:
                     scored = identity_of(version)
-            except VQSegError as error:
+            except Exception as error:  # whatever it is, the next version must be scored
                 logger.warning("scoring: %s", error)
         time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -54,16 +54,19 @@ class Selector:
         *,
         held: frozenset[str] = frozenset(),
         seconds: float = 0.0,
+        unusable: Collection[str] = (),
     ) -> Selection:
         """Rank the studies that are not `held` by others; these count as labelled.
 
-        The model works for `seconds` at most on what it has not seen yet.
+        The model works for `seconds` at most on what it has not seen yet. Labelled studies that are known to be
+        `unusable` are not waited for.
         """
         if name in REVIEWS:
             return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, generator, seconds)
         unlabelled, labelled = set(datastore.get_unlabeled_images()), datastore.get_labeled_images()
         candidates, soon = sorted(unlabelled - held), sorted(unlabelled & held)
-        model, asked, name = self._cold_start.comparing(), name, self._cold_start.strategy(name)
+        model = self._cold_start.comparing()
+        asked, name = name, self._cold_start.strategy(name, model)
         version, needs = model.version(), STRATEGIES[name].needs
 
         def by_chance(why: str) -> Selection:
@@ -79,11 +82,11 @@ class Selector:
             return by_chance("there is no trained model yet")
         if STRATEGIES[name].needs_codebook() and not version.config.model.has_codebook:
             return by_chance("the live model has no codebook")
-        compared = sorted([*labelled, *soon]) if needs & _OF_LABELLED else []
+        compared = sorted({*labelled, *soon} - set(unusable)) if needs & _OF_LABELLED else []
         source = SignalsOfImages(datastore, model, self._cache, draws_for(name, self._settings))
         # In one go, so that all are seen by one model; the labelled first, for without them every study looks new.
         gathered = gather([*compared, *candidates], source, model, seconds)
-        known, seen = gathered.of(compared), gathered.of(candidates)
+        known, seen = gathered.of(compared), replace(gathered.of(candidates), left_out=gathered.left_out)
         if known.missing:
             instead = by_chance(f"{len(known.missing)} labelled studies are not scored yet")
             return replace(instead, missing=gathered.missing)

@@ -12,6 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from vqseg.active.review import label_dice
 from vqseg.active.sparse_signals import SparseSignals
 from vqseg.data.reading import read_image, read_mask
+from vqseg.errors import ImageError
 from vqseg.randomness import torch_generator
 
 from .errors_over_rest import UnknownError
@@ -44,6 +45,11 @@ class Source(ABC, Generic[T]):
             raise UnknownError("image", study, [])
         return Path(uri)
 
+    def need_unchanged(self, before: tuple[str, ...], *files: Path) -> None:
+        """Raises `ImageError` when a file is not what it was: what is known of it must not be kept for the new one."""
+        if self.cache.content(*files) != before:
+            raise ImageError(files[0], "it, or its label, changed while it was looked at")
+
     def image_at_hand(self, study: str) -> Path | None:
         """File of an image, none when it would have to be fetched."""
         if isinstance(self.datastore, PACSStudies):
@@ -60,13 +66,15 @@ class SignalsOfImages(Source[SparseSignals]):
 
     def known(self, model: str, study: str) -> SparseSignals | None:
         image = self.image_at_hand(study)
-        return self.cache.signals(model, image, self._draws) if image else None
+        return self.cache.signals(model, image, self._draws, at_hand=True) if image else None
 
     def made(self, study: str) -> tuple[SparseSignals, str]:
         image, model = self.image(study), self.live.identity()
         if (fetched := self.cache.signals(model, image, self._draws)) is not None:
             return fetched, model
+        before = self.cache.content(image)
         signals, model = self.live.signals(read_image(image), self._draws, torch_generator(0, "signals", study))
+        self.need_unchanged(before, image)
         return self.cache.keep_signals(model, image, signals, self._draws), model
 
 
@@ -79,9 +87,12 @@ class DiceOfLabels(Source[np.ndarray]):
 
     def made(self, study: str) -> tuple[np.ndarray, str]:
         image, label = self.image(study), self._label(study)
-        volume = read_image(image)
+        before, volume = self.cache.content(image, label), read_image(image)
+        # Before the model works: a label that cannot be used is found at once.
+        mask = read_mask(label, volume.grid, self.live.predictor().labels)
         prediction, predictor, model = self.live.predict(volume)
-        dice = label_dice(prediction.mask, read_mask(label, volume.grid, predictor.labels), predictor.labels)
+        self.need_unchanged(before, image, label)
+        dice = label_dice(prediction.mask, mask, predictor.labels)
         self.cache.keep_label_dice(model, image, label, dice)
         return dice, model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,22 +47,24 @@ class _BalancedScorer(Scorer):
     def __init__(self, names: Sequence[str], scorers: Sequence[Scorer], noise: Floats) -> None:
         self._names, self._scorers, self._noise = names, scorers, noise
 
+    @cached_property
     def _ranks(self) -> Floats:
         """Share (parts, S) of the studies that a study is at least as good as."""
         scores = np.array([scorer.scores() for scorer in self._scorers])
         return np.where(np.isfinite(scores), rankdata(scores, "max", axis=1, nan_policy="omit"), 0) / scores.shape[1]
 
     def scores(self) -> Floats:
-        mean = self._ranks().mean(0)
+        mean = self._ranks.mean(0)
         # What no part can score has no place.
         return np.where(mean > 0, np.log(np.where(mean > 0, mean, 1.0)), np.nan) + self._noise
 
     def take(self, index: int) -> None:
         for scorer in self._scorers:
             scorer.take(index)
+        self.__dict__.pop("_ranks", None)
 
     def parts(self, index: int) -> tuple[Part, ...]:
-        return largest_parts(self._names, self._ranks()[:, index])
+        return largest_parts(self._names, self._ranks[:, index])
 
     def reason(self, index: int, score: float) -> str:
         said = (f"{part.name} of {part.value:.0%}" for part in self.parts(index))

@@ -12,7 +12,10 @@ from scipy import sparse
 from vqseg.active.sparse_signals import SparseSignals
 from vqseg.inference.signals import StudySignals
 
-__all__ = ["Pool", "Signals"]
+__all__ = ["KNOWN_FROM_IMAGES", "Pool", "Signals"]
+
+# Fields that say something of a study before any structure is known.
+KNOWN_FROM_IMAGES = frozenset({"usage", "code_weights", "labelled_weights", "features", "labelled_features"})
 
 Floats = NDArray[np.float64]
 Signals = StudySignals | SparseSignals

@@ -27,7 +27,8 @@ class _Conv3d(nn.Conv3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu" and min(input.shape[2:]) <= _MISCOMPUTED_LENGTH:
+        small = min(input.shape[2:]) <= _MISCOMPUTED_LENGTH
+        if small and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.float())
         return super().forward(input)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from vqseg.active.pool import Pool
+from vqseg.active.pool import KNOWN_FROM_IMAGES, Pool
 from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.active.strategy import Strategy
 from vqseg.config import Active
@@ -64,7 +64,10 @@ class Arm:
 
     def choose(self, pool: Pool, settings: Active, knowledge: Knowledge, seed: int) -> Choice:
         """The studies that are labelled next, in the order in which they are picked."""
-        strategy, begin = self.make(settings, knowledge), time.perf_counter()
+        # Before anything is labelled, who needs to know more than images say draws.
+        known = bool(knowledge.dice) or self.needs <= KNOWN_FROM_IMAGES
+        strategy = self.make(settings, knowledge) if known else make_strategy("uniform", settings)
+        begin = time.perf_counter()
         picked = strategy.rank(pool, np.random.default_rng(seed), knowledge.picks).ids[: knowledge.picks]
         seconds = time.perf_counter() - begin
         ranking = strategy.rank(pool, np.random.default_rng(seed), 0)
@@ -106,8 +109,12 @@ def make_arm(name: str) -> Arm:
     """The arm of that name. Raises `ConfigError` with the list of known ones."""
     control, _, strategy = name.rpartition(":")
     if name in _ALONE:
-        return Arm(name, _ALONE[name])
-    if strategy not in STRATEGIES or control not in ("", *_CHANGED, *_COUNTED):
+        return Arm(name, _ALONE[name], frozenset({"dice"} if name == ORACLE else ()))
+    sensible = strategy in STRATEGIES and control in ("", *_CHANGED, *_COUNTED)
+    if sensible and control in _COUNTED:
+        # Nothing changes for a strategy that counts no codes.
+        sensible = bool(STRATEGIES[strategy].needs & {"usage", "code_weights"})
+    if not sensible:
         controls = ", ".join(f"{control}:STRATEGY" for control in (*_CHANGED, *_COUNTED))
         raise ConfigError(f"unknown arm {name!r}; known: {', '.join([*STRATEGIES, *_ALONE])}, {controls}")
     needs = STRATEGIES[strategy].needs

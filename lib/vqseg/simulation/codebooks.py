@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
+from torch.nn import functional
 
 from vqseg.config import Config
 from vqseg.data.patches import patch_loader
 from vqseg.data.preparation import PreparedStudy
-from vqseg.networks.quantizer import SimVQ
 from vqseg.networks.vqseg import VQSeg
 from vqseg.randomness import seed_for
 
@@ -27,10 +27,11 @@ def trained(network: VQSeg, config: Config, images: Iterable[PreparedStudy]) -> 
 
 
 def untrained(network: VQSeg, config: Config, images: Iterable[PreparedStudy]) -> Tensor | None:
-    """One that has learnt nothing (K, D), on the features of a network that has."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(config.train.seed, "untrained codebook"))
-        return SimVQ(config.model.codebook_size, config.model.code_dim).codebook().detach()
+    """Random codes (K, D), on the features of a network that has learnt."""
+    generator = torch.Generator().manual_seed(seed_for(config.train.seed, "untrained codebook"))
+    codes = torch.randn(config.model.codebook_size, config.model.code_dim, generator=generator)
+    # Of the tokens' own length: of codes of several lengths a few would take all tokens.
+    return functional.layer_norm(codes, codes.shape[1:])
 
 
 def by_k_means(network: VQSeg, config: Config, images: Iterable[PreparedStudy]) -> Tensor | None:

@@ -49,7 +49,9 @@ def replay(arm: Arm, seed: int, protocol: Protocol, learner: Learner) -> list[St
     slices = {study: case.slices(config.data.slice_axis) for study, case in pool.items()}
 
     def choose(done: Round, number: int) -> Choice:
-        candidates = done.pool(learner.structures, max(0, number) / protocol.rounds)
+        # 0 at the first choice and 1 at the last.
+        progress = max(0, number) / max(1, protocol.rounds - 1)
+        candidates = done.pool(learner.structures, progress)
         known = Knowledge(slices, done.dice, protocol.picks)
         return arm.choose(candidates, config.active, known, seed_for(seed, "ranking", arm.name, number))
 

@@ -51,7 +51,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
             _spread(arm["hd95_area"], 2),
             f"{arm['slices']:.0f}",
             f"{arm['foreground_share']:.1%}",
-            f"{arm['foreground_efficiency']:.1f}",
+            "-" if arm["foreground_efficiency"] is None else f"{arm['foreground_efficiency']:.1f}",
             f"{_signed(arm['agreement_at_start'])}, {_signed(arm['agreement'])}",
             f"{arm['seconds']['choose']:.2f}, {arm['seconds']['look']:.1f}",
         )

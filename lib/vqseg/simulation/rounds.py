@@ -1,6 +1,6 @@
 """A round: a model trained on some labelled studies, its score, and what it says of the pool.
 
-A round follows from what it was trained on and from the seed, and from nothing else. It is kept on disk under a hash of
+A round follows from what it was trained on, the seed and the look at the pool. It is kept on disk under a hash of
 these, so strategies that choose the same studies share it, and a simulation that was stopped finds what it had done.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.config import Config
+from vqseg.devices import has_fast_bfloat16
 from vqseg.files import new_file
 from vqseg.inference.predictor import Predictor
 from vqseg.inference.signals import StudySignals
@@ -33,6 +33,9 @@ from vqseg.training.self_supervised import SELF_SUPERVISED_METHOD
 from vqseg.training.trainer import Trainer
 
 __all__ = ["Learner", "Look", "Round"]
+
+# Raised whenever a change of the code makes other models or signals of the same settings.
+_CODE = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Learner:
         self._identity = {
             "settings": config.model_dump(mode="json", exclude={"active"}),
             "method": method,
-            "studies": [case.identity for part in (pool, validation) for case in part.values()],
+            "studies": [[case.identity for case in part.values()] for part in (pool, validation)],
+            # Other arithmetic makes other models, which must not be compared with these.
+            "arithmetic": [_CODE, device.type, has_fast_bfloat16(device), torch.__version__],
         }
 
     def round(self, labelled: Iterable[str], seed: int, look: Look | None = None) -> Round:
@@ -170,7 +175,7 @@ def _read(path: Path) -> Round | None:
             words = json.loads(str(kept["words"]))
             columns = {field.name: kept[field.name] for field in fields(StudySignals)}
             studies = kept["studies"].tolist()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # there is no end to what numpy, zipfile and zlib raise for a damaged file
         return None
     rows = zip(*columns.values(), strict=True)
     signals = {study: StudySignals(*row) for study, row in zip(studies, rows, strict=True)}

@@ -134,7 +134,10 @@ def _outcomes(
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BaseException:
-            executor.shutdown(cancel_futures=True)
+            # A task is hours of work that nobody waits for any more.
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
 
 

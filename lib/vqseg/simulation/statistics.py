@@ -16,6 +16,7 @@ __all__ = ["Comparison", "area", "bootstrap_interval", "bootstrap_ranks", "compa
 Floats = NDArray[np.float64]
 _RESAMPLES = 10_000
 _ALPHA = 0.05
+_FASTEST = 1000.0
 
 
 def area(budgets: Sequence[float], values: Sequence[float]) -> float:
@@ -24,18 +25,21 @@ def area(budgets: Sequence[float], values: Sequence[float]) -> float:
     return float(trapezoid(values, scaled))
 
 
-def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full: float) -> float:
+def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full: float) -> float | None:
     """FG-Eff, the gamma in y(x) = y_full - (y_full - y_0) exp(-gamma (x - x_0)) that fits best.
 
     `shares` x of the pool's foreground voxels that are annotated, `values` y of the score, `full` the score with all
-    masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score.
+    masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score. None where
+    it cannot be told: all masks are no better than the few at the start, or the curve reaches what all masks give.
     """
     x, y = (np.asarray(part, np.float64) for part in (shares, values))
 
     def curve(x: Floats, gamma: float) -> Floats:
         return full - (full - y[0]) * np.exp(-gamma * (x - x[0]))
 
-    return float(curve_fit(curve, x, y, p0=[1.0], bounds=(-100.0, 1000.0))[0][0])
+    if full <= y[0] or full <= y.max():
+        return None
+    return float(curve_fit(curve, x, y, p0=[1.0], bounds=(-_FASTEST, _FASTEST))[0][0])
 
 
 def bootstrap_interval(values: Sequence[float], level: float, seed: int = 0) -> tuple[float, float]:

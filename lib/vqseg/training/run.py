@@ -256,7 +256,7 @@ class _Run:
     def _champion_score(self) -> float | None:
         """The live model's score on the studies of this training, or none when there is nothing to compare with."""
         live = self.store.live()
-        if live is None:
+        if live is None or not live.segments:
             return None
         try:
             champion = Predictor.load(live.folder, str(self.device))

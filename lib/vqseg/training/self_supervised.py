@@ -45,6 +45,9 @@ def pretrain(
     The version segments nothing; its code usage tells studies apart. A study that cannot be read is left out. Raises
     `ConfigError`, `DataError` or `TrainingError`.
     """
+    store = ModelStore(folder / "models")
+    if (live := store.live()) is not None and live.segments:
+        raise DataError(f"{store.folder}: holds a model that was trained with labels; give another folder")
     left_out: dict[str, str] = {}
     readable, grids = [], []
     for study in without_labels(sorted(studies, key=lambda study: study.id)):
@@ -80,4 +83,4 @@ def pretrain(
         "step": trainer.step,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    return Pretrained(ModelStore(folder / "models").publish(trainer.teacher, manifest), left_out)
+    return Pretrained(store.publish(trainer.teacher, manifest), left_out)

@@ -21,7 +21,7 @@ from vqseg.errors import ConfigError, DataError, TrainingError
 from vqseg.simulation.cases import Case
 from vqseg.simulation.replay import Protocol
 from vqseg.simulation.report import CURVES_FILE, TABLE_FILE
-from vqseg.simulation.rounds import Learner, Look
+from vqseg.simulation.rounds import Learner, Look, _read
 from vqseg.simulation.simulation import RESULT_FILE, SUMMARY_FILE, Simulation, simulate
 
 PROTOCOL = Protocol(start=1, rounds=2, picks=1)
@@ -131,9 +131,12 @@ def test_several_processes_come_to_the_same_result(studies: list[Study], done: P
 
 def test_a_cold_start_is_chosen_by_the_arm(studies: list[Study], tmp_path: Path) -> None:
     cold = replace(simulation(studies, tmp_path), protocol=Protocol(start=0, rounds=1, picks=2))
-    simulate(cold, ["uniform", "codebook_coverage"], [0, 1])
+    simulate(cold, ["uniform", "codebook_coverage", "predictive_entropy", "oracle"], range(6))
     replays = result_of(tmp_path)["replays"]
-    assert [[len(step["labelled"]) for step in one["steps"]] for one in replays] == [[2, 4]] * 4
+    assert [[len(step["labelled"]) for step in one["steps"]] for one in replays] == [[2, 4]] * 24
+    # Who needs a model that knows structures draws the first studies.
+    for arm in ("predictive_entropy", "oracle"):
+        assert len({tuple(one["steps"][0]["labelled"]) for one in replays if one["arm"] == arm}) > 1
     untaught = cold.learner().round([], 0, Look())
     assert not untaught.scores
     assert not untaught.dice
@@ -153,12 +156,21 @@ def test_a_round_comes_back_from_disk_as_it_was(studies: list[Study], tmp_path: 
             np.testing.assert_array_equal(value, getattr(kept.signals[study], name))
 
 
-def test_a_damaged_round_is_made_again(studies: list[Study], tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_round_is_made_again(seed: int, studies: list[Study], tmp_path: Path) -> None:
+    """Whatever bit is wrong: it is found, or it changes nothing."""
     learner = simulation(studies, tmp_path).learner()
-    made = learner.round(["s01"], 0)
+    made = learner.round(["s01"], 0, Look())
     (file,) = (tmp_path / "rounds").glob("*.npz")
-    file.write_bytes(file.read_bytes()[:200])
-    assert learner.round(["s01"], 0).scores == made.scores
+    whole, draw = file.read_bytes(), np.random.default_rng(seed)
+    for position in [*draw.integers(len(whole), size=40), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << draw.integers(8)
+        file.write_bytes(damaged)
+        kept = _read(file)
+        assert kept is None or kept.scores == made.scores
+    file.write_bytes(whole[:200])
+    assert learner.round(["s01"], 0, Look()).scores == made.scores
 
 
 def test_a_round_depends_on_seed_studies_settings_and_labels(studies: list[Study], tmp_path: Path) -> None:
@@ -176,6 +188,7 @@ def test_a_round_depends_on_seed_studies_settings_and_labels(studies: list[Study
         lambda: plain.learner().round(["s01"], 0, Look(codebook="untrained")),
         lambda: simulation(studies, tmp_path, **{"train.steps": 2}).learner().round(["s01"], 0),
         lambda: replace(plain, pool=studies[:4]).learner().round(["s01"], 0),
+        lambda: replace(plain, pool=studies[:4], validation=studies[4:]).learner().round(["s01"], 0),
         lambda: replace(plain, method="supervised").learner().round(["s01"], 0),
     ]
     for number, make in enumerate(others, 2):

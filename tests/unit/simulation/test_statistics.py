@@ -41,7 +41,13 @@ def test_the_area_of_a_straight_line_is_its_middle() -> None:
 def test_foreground_efficiency_is_the_rate_at_which_a_curve_saturates(rate: float, start: float, full: float) -> None:
     shares = np.linspace(0.02, 0.2, 6)
     values = full - (full - start) * np.exp(-rate * (shares - shares[0]))
-    assert foreground_efficiency(shares.tolist(), values.tolist(), full) == pytest.approx(rate, rel=1e-3)
+    found = foreground_efficiency(shares.tolist(), values.tolist(), full)
+    assert found == pytest.approx(rate, rel=1e-3)
+
+
+@pytest.mark.parametrize(("values", "full"), [([0.5, 0.6, 0.7], 0.5), ([0.5, 0.6, 0.7], 0.7), ([0.5, 0.4, 0.3], 0.45)])
+def test_foreground_efficiency_is_not_told_where_all_masks_are_no_better(values: list[float], full: float) -> None:
+    assert foreground_efficiency([0.1, 0.2, 0.3], values, full) is None
 
 
 @quick
@@ -84,13 +90,14 @@ def test_ranks_follow_the_means_and_share_a_tie() -> None:
     assert ranks == {"worst": 3.0, "best": 1.5, "same": 1.5}
 
 
-@quick
-@given(rows, st.randoms(use_true_random=False))
-def test_noise_about_zero_is_hardly_ever_better(values: list[float], random: object) -> None:
-    """Together with its own mirror image a difference cannot be above 0."""
-    found = compare({"noise": [*values, *(-value for value in values)]})["noise"]
-    assert not found.better
-    assert found.difference == pytest.approx(0, abs=1e-9)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_noise_is_hardly_ever_better(seeds: int) -> None:
+    """Of families of four differences that are nothing but noise, at most one in twenty has a winner."""
+    draw, found = np.random.default_rng(seeds), 0
+    for _ in range(200):
+        family = {str(number): draw.normal(size=seeds).tolist() for number in range(4)}
+        found += any(comparison.better for comparison in compare(family).values())
+    assert found <= 200 * 0.05 + 5
 
 
 def test_a_clear_difference_is_found_and_its_opposite_is_not() -> None:

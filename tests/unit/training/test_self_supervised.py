@@ -17,6 +17,7 @@ from vqseg.data.reading import read_image
 from vqseg.errors import ConfigError, DataError, ModelError
 from vqseg.inference.predictor import Predictor
 from vqseg.store import ModelStore
+from vqseg.training.run import train
 from vqseg.training.self_supervised import pretrain
 
 
@@ -67,6 +68,18 @@ def test_an_unreadable_study_is_left_out_and_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="can be read"):
         pretrain(studies[1:2], tmp_path / "other", tiny_config(), device="cpu")
     assert ModelStore(tmp_path / "other" / "models").live() is None
+
+
+def test_a_model_that_segments_is_never_replaced(tmp_path: Path) -> None:
+    studies = write_studies(tmp_path, 3)
+    train(studies, tmp_path / "run", tiny_config(), device="cpu")
+    with pytest.raises(DataError, match="trained with labels"):
+        pretrain(studies, tmp_path / "run", tiny_config(), device="cpu")
+    # The other way round the first training that knows structures is the better one.
+    pretrain(studies, tmp_path / "other", tiny_config(), device="cpu")
+    live = train(studies, tmp_path / "other", tiny_config(), device="cpu").live
+    assert live is not None
+    assert live.segments
 
 
 def test_a_network_without_codebook_is_refused(tmp_path: Path) -> None:
