@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from vqseg.errors import ConfigError, DataError, VQSegError
+from vqseg.progress import image_bar, progress_report
 
 __all__ = ["main"]
 
@@ -94,7 +92,7 @@ def train(
     config = load_config(source, settings)
     if not config.data.labels:
         config = load_config(source, settings | {"data.labels": label_names(images, studies)})
-    with _progress(config.train.steps) as report:
+    with progress_report(config.train.steps) as report:
         result = run_training(
             studies,
             out,
@@ -135,7 +133,7 @@ def pretrain(
     from vqseg.training.self_supervised import pretrain as run_training
 
     config = load_config(source, _settings(overrides, steps, seed))
-    with _progress(config.train.steps) as report:
+    with progress_report(config.train.steps) as report:
         result = run_training(find_studies(images), out, config, device=device, on_progress=report)
     for reason in result.left_out.values():
         click.echo(f"left out: {reason}", err=True)
@@ -160,7 +158,7 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
     predictor = Predictor.load(model, device)
     failed = []
     studies = find_studies(images)
-    for study in _bar(studies, "predict"):
+    for study in image_bar(studies, "predict"):
         try:
             volume = read_image(study.image)
             write_mask(predictor.predict(volume).mask, volume.grid, out / f"{study.id}.nii.gz")
@@ -212,7 +210,7 @@ def rank(
     make_strategy(strategy)
     studies = find_studies(images, labelled)
     predictor = Predictor.load(model, device)
-    ranking = rank_studies(predictor, _bar(studies, "rank"), strategy, top=top, seed=seed, progress=progress)
+    ranking = rank_studies(predictor, image_bar(studies, "rank"), strategy, top=top, seed=seed, progress=progress)
     for reason in ranking["left_out"].values():
         click.echo(f"left out: {reason}", err=True)
     write_json(out, ranking)
@@ -287,7 +285,7 @@ def simulate(
     _need_labels([*pool, *validation], labels)
     simulation = Simulation(pool, validation, config, method, Protocol(start, rounds, picks), out, device)
     names = arms.split(",") if arms else arm_names(config.active.strategy)
-    with _progress(seeds * (len(names) + 1), "simulate", "replay") as report:
+    with progress_report(seeds * (len(names) + 1), "simulate", "replay") as report:
         summary = run_simulation(simulation, names, range(seeds), jobs, report)
     for name, arm in summary["arms"].items():
         click.echo(f"{name:32} {arm['area']['mean']:.4f}")
@@ -381,26 +379,6 @@ def _need_labels(studies: Iterable, labels: Path) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _bar(items: list, name: str) -> Iterable:
-    return tqdm(items, desc=name, unit="image", disable=not sys.stderr.isatty())
-
-
-@contextmanager
-def _progress(steps: int, name: str = "train", unit: str = "step") -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A progress bar on a terminal, JSON lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda status: click.echo(json.dumps(status), err=True)
-        return
-    with tqdm(total=steps, desc=name, unit=unit) as bar:
-
-        def report(status: dict[str, Any]) -> None:
-            bar.n = status["step"]
-            best = status.get("best_metric")
-            bar.set_postfix_str(status["message"] if best is None else f"best Dice {best:.4f}")
-
-        yield report
 
 
 if __name__ == "__main__":

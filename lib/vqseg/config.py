@@ -264,14 +264,8 @@ class Active(Section):
     """Choice of the study to label next."""
 
     strategy: str = Field("codebook_entropy", description="strategy that also answers to MONAI Label's `random`")
-    cold_start_steps: int = Field(
-        0,
-        ge=0,
-        description="steps in which a server without a model learns a codebook from images alone; 0: it does not",
-    )
-    cold_strategy: str = Field(
-        "codebook_coverage", description="strategy until the first training, for those that need to know structures"
-    )
+    cold_start_steps: int = Field(0, ge=0, description="steps in which a server learns from images alone; 0: never")
+    cold_strategy: str = Field("codebook_coverage", description="in the place of those that need to know structures")
     tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
     smoothing: float = Field(0.5, gt=0, description="tokens added to every code before frequencies are compared")
     enough_tokens: float = Field(64.0, gt=0, description="tokens of a code in labelled studies that cover it")
