@@ -40,6 +40,16 @@ def dice(prediction: NDArray, reference: NDArray, value: int) -> float:
     return 2 * int((predicted & expected).sum()) / size if size else math.nan
 
 
+def dice_by_structure(prediction: NDArray, reference: NDArray, labels: Mapping[str, int]) -> NDArray[np.float64]:
+    """Dice (L,) of two masks by structure, in the order of `labels`; NaN where neither mask holds it."""
+    return np.array([dice(prediction, reference, value) for value in labels.values()])
+
+
+def mean_dice(by_structure: NDArray[np.float64]) -> float:
+    """Mean over the structures (L,) that either mask holds. Where there is none, both are right about everything: 1."""
+    return float(np.nanmean(by_structure)) if np.isfinite(by_structure).any() else 1.0
+
+
 def score_volume(
     prediction: NDArray, reference: NDArray, labels: Mapping[str, int], spacing: Sequence[float]
 ) -> dict[str, ClassScore]:

@@ -35,13 +35,9 @@ class ColdStart:
         """The model by which studies are compared now."""
         return self._live if self._live.version() is not None or not self._steps else self._model
 
-    def is_over(self) -> bool:
-        """Whether studies are compared by a model that knows structures, or by none at all."""
-        return self.comparing() is self._live
-
     def is_missing(self) -> bool:
         """Whether studies could be compared already, had the codebook been learnt."""
-        return not self.is_over() and self._model.version() is None
+        return self.comparing() is self._model and self._model.version() is None
 
     def strategy(self, name: str, model: LiveModel) -> str:
         """The strategy of that name, or the one that takes its place where `model` knows no structure."""

@@ -13,7 +13,6 @@ from vqseg.randomness import numpy_generator
 
 from .request_rules import AsUser
 from .selection import Selector
-from .strategies import as_values
 
 _NAMED_ABOVE = ("left_out", "unusable_labels")
 router = APIRouter(prefix="/vqseg", tags=["ActiveLearning"])
@@ -54,7 +53,7 @@ def ranking_page(
         "note": selection.note,
         "scoring": {key: value for key, value in scoring.items() if key not in _NAMED_ABOVE},
         "studies": [
-            as_values(entry, rank)
+            entry.as_values(rank)
             for rank, entry in enumerate(selection.ranking[first : first + per_page], start=first + 1)
         ],
     }

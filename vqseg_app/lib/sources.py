@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
-from vqseg.active.review import label_dice
 from vqseg.active.sparse_signals import SparseSignals
 from vqseg.data.reading import read_image, read_mask
 from vqseg.errors import ImageError
+from vqseg.metrics import dice_by_structure
 from vqseg.randomness import torch_generator
 
 from .errors_over_rest import UnknownError
@@ -92,7 +92,7 @@ class DiceOfLabels(Source[np.ndarray]):
         mask = read_mask(label, volume.grid, self.live.predictor().labels)
         prediction, predictor, model = self.live.predict(volume)
         self.need_unchanged(before, image, label)
-        dice = label_dice(prediction.mask, mask, predictor.labels)
+        dice = dice_by_structure(prediction.mask, mask, predictor.labels)
         self.cache.keep_label_dice(model, image, label, dice)
         return dice, model
 

@@ -12,7 +12,6 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES
-from vqseg.active.strategy import Ranked
 from vqseg.data.reading import read_image
 from vqseg.errors import ConfigError, ImageError
 
@@ -59,7 +58,7 @@ class NextStudy(Strategy):
             return {}
         place = ranked.index(chosen)
         return {
-            **as_values(selection.ranking[place], place + 1),
+            **selection.ranking[place].as_values(place + 1),
             "strategy_used": selection.strategy,
             "scored": len(selection.scored),
             "labelled" if review else "unlabelled": len(selection.candidates),
@@ -67,17 +66,6 @@ class NextStudy(Strategy):
             "model_version": selection.model_version,
             **({"note": selection.note} if selection.note else {}),
         }
-
-
-def as_values(entry: Ranked, rank: int) -> dict[str, Any]:
-    """A study's place in a ranking, for JSON."""
-    return {
-        "id": entry.id,
-        "rank": rank,
-        "score": float(entry.score) if np.isfinite(entry.score) else None,
-        "reason": entry.reason,
-        "parts": {part.name: part.value for part in entry.parts},
-    }
 
 
 def default_strategy(name: str) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
-from vqseg.active.review import label_dice, review_pool
+from vqseg.active.review import review_pool
 from vqseg.active.sparse_signals import SparseSignals
 from vqseg.active.strategies import REVIEWS, make_strategy
-from vqseg.active.strategy import Ranked, Strategy
+from vqseg.active.strategy import Strategy
 from vqseg.data.reading import read_image, read_mask
 from vqseg.data.studies import Study
 from vqseg.errors import ConfigError, VQSegError
 from vqseg.inference.predictor import Predictor
+from vqseg.metrics import dice_by_structure
 from vqseg.randomness import numpy_generator, torch_generator
 
 __all__ = ["rank_studies"]
@@ -51,7 +52,7 @@ def rank_studies(
         "scored": len(seen.pool.ids),
         "labelled": seen.labelled,
         "left_out": seen.left_out,
-        "studies": [_as_values(place, one) for place, one in enumerate(ranking[:top], start=1)],
+        "studies": [one.as_values(place) for place, one in enumerate(ranking[:top], start=1)],
     }
 
 
@@ -115,17 +116,7 @@ def _look_at_labels(
         try:
             volume = read_image(study.image)
             label = read_mask(study.label, volume.grid, predictor.labels)
-            found[study.id] = label_dice(predictor.predict(volume).mask, label, predictor.labels)
+            found[study.id] = dice_by_structure(predictor.predict(volume).mask, label, predictor.labels)
         except VQSegError as error:
             left_out[study.id] = str(error)
     return _Seen(review_pool(found, tuple(predictor.labels)), len(found), left_out)
-
-
-def _as_values(place: int, one: Ranked) -> dict[str, Any]:
-    return {
-        "rank": place,
-        "id": one.id,
-        "score": one.score if np.isfinite(one.score) else None,
-        "reason": one.reason,
-        "parts": {part.name: part.value for part in one.parts},
-    }

@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.active.strategy import Part, Scorer, Strategy, largest_parts, mean_of_present
-from vqseg.metrics import dice
 
-__all__ = ["Disagreement", "label_dice", "review_pool"]
+__all__ = ["Disagreement", "review_pool"]
 
 Floats = NDArray[np.float64]
-
-
-def label_dice(prediction: NDArray[np.uint8], label: NDArray[np.uint8], labels: Mapping[str, int]) -> Floats:
-    """Dice (L,) of a prediction and a submitted label (X, Y, Z) by structure, in the order of `labels`; nan where
-    neither mask holds the structure."""
-    return np.array([dice(prediction, label, value) for value in labels.values()])
 
 
 def review_pool(dice_by_study: Mapping[str, Floats], structures: Sequence[str]) -> Pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ __all__ = [
     "Ranking",
     "Scorer",
     "Strategy",
+    "comparable",
     "largest_parts",
     "mean_of_present",
     "nan_last",
@@ -47,6 +48,16 @@ class Ranked:
     score: float
     reason: str
     parts: tuple[Part, ...] = ()
+
+    def as_values(self, rank: int) -> dict[str, Any]:
+        """For JSON, with the place in its ranking; a score that is not known is none."""
+        return {
+            "rank": rank,
+            "id": self.id,
+            "score": float(self.score) if np.isfinite(self.score) else None,
+            "reason": self.reason,
+            "parts": {part.name: part.value for part in self.parts},
+        }
 
 
 class Scorer(ABC):
@@ -146,14 +157,14 @@ class Strategy(ABC):
         order: list[int] = []
         picked: list[Ranked] = []
         for _ in range(min(picks, len(pool.ids))):
-            scores = _comparable(scorer.scores())
+            scores = comparable(scorer.scores())
             free = np.flatnonzero(~taken)
             best = int(free[scores[free].argmax()])
             order.append(best)
             picked.append(explain(pool, scorer, best, scores[best]))
             taken[best] = True
             scorer.take(best)
-        scores = _comparable(scorer.scores())
+        scores = comparable(scorer.scores())
         rest = [int(index) for index in np.argsort(-scores, kind="stable") if not taken[index]]
         return Ranking(pool, scorer, order + rest, scores, picked)
 
@@ -165,7 +176,7 @@ def explain(pool: Pool, scorer: Scorer, index: int, score: float) -> Ranked:
     return Ranked(pool.ids[index], float(score), scorer.reason(index, float(score)), scorer.parts(index))
 
 
-def _comparable(scores: Floats) -> Floats:
+def comparable(scores: Floats) -> Floats:
     """Scores (S,) to rank by: those that only the order of a sum makes different are equal, so that ids decide."""
     return nan_last(np.round(scores, _DECIMALS))
 

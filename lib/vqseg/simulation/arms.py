@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from vqseg.active.pool import KNOWN_FROM_IMAGES, Pool
 from vqseg.active.strategies import STRATEGIES, make_strategy
-from vqseg.active.strategy import Strategy
+from vqseg.active.strategy import Strategy, comparable
 from vqseg.config import Active
 from vqseg.errors import ConfigError
 from vqseg.simulation.controls import Known, PlugInEntropy, RandomByLength, Reversed, Shuffled
@@ -70,9 +70,8 @@ class Arm:
         begin = time.perf_counter()
         picked = strategy.rank(pool, np.random.default_rng(seed), knowledge.picks).ids[: knowledge.picks]
         seconds = time.perf_counter() - begin
-        ranking = strategy.rank(pool, np.random.default_rng(seed), 0)
-        scores = np.array([ranked.score for ranked in ranking])
-        errors = np.array([1 - knowledge.dice.get(ranked.id, np.nan) for ranked in ranking])
+        scores = comparable(strategy.scorer(pool, np.random.default_rng(seed)).scores())
+        errors = np.array([1 - knowledge.dice.get(study, np.nan) for study in pool.ids])
         differ = bool(knowledge.dice) and min(len(np.unique(scores)), len(np.unique(errors))) > 1
         return Choice(picked, float(spearmanr(scores, errors).statistic) if differ else None, seconds)
 

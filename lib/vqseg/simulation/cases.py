@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqseg.config import Config, Data
-from vqseg.data.plan import plan
+from vqseg.config import Data
 from vqseg.data.preparation import PreparedStudy, prepare_study
-from vqseg.data.reading import Volume, read_grid, read_image, read_mask
+from vqseg.data.reading import Volume, read_image, read_mask
 from vqseg.data.studies import Study
 from vqseg.errors import DataError
 
-__all__ = ["Case", "load_cases", "plan_for"]
+__all__ = ["Case", "load_cases"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,6 @@ class Case:
         """Slices along `axis`; of a volume without slices those along its coarsest axis, the last of equal ones."""
         coarsest = 2 - int(np.argmax(self.volume.spacing[::-1]))
         return self.mask.shape[coarsest if axis is None else axis]
-
-
-def plan_for(config: Config, studies: Iterable[Study]) -> Config:
-    """The settings, with what follows from the images; the network has a codebook."""
-    return plan(config, [read_grid(study.image) for study in studies])
 
 
 def load_cases(studies: Sequence[Study], data: Data, cache: Path) -> dict[str, Case]:

@@ -16,7 +16,6 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vqseg.active.pool import Pool
 from vqseg.config import Config
@@ -24,7 +23,7 @@ from vqseg.devices import has_fast_bfloat16
 from vqseg.files import new_file
 from vqseg.inference.predictor import Predictor
 from vqseg.inference.signals import StudySignals
-from vqseg.metrics import dice, score_volume, summarise
+from vqseg.metrics import dice_by_structure, mean_dice, score_volume, summarise
 from vqseg.networks.vqseg import VQSeg
 from vqseg.randomness import torch_generator
 from vqseg.simulation.cases import Case
@@ -85,8 +84,7 @@ class Learner:
     ) -> None:
         self.config, self.method, self.pool, self.validation = config, method, pool, validation
         self.device, self.folder = device, folder
-        labels = config.data.labels
-        self.structures = sorted(labels, key=lambda name: labels[name])
+        self.structures = tuple(config.data.labels)
         self._identity = {
             "settings": config.model_dump(mode="json", exclude={"active"}),
             "method": method,
@@ -131,7 +129,7 @@ class Learner:
                 )
                 assert prediction.signals is not None
                 signals[case.id] = prediction.signals
-                quality[case.id] = _mean_dice(prediction.mask, case.mask, len(predictor.labels))
+                quality[case.id] = mean_dice(dice_by_structure(prediction.mask, case.mask, predictor.labels))
         seconds = {"train": trained - begin, "score": scored - trained, "look": time.perf_counter() - scored}
         return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds)
 
@@ -150,12 +148,6 @@ class Learner:
         trainer.run(lambda done: None)
         assert isinstance(trainer.teacher, VQSeg), "a simulation needs a network with a codebook"
         return trainer.teacher, config
-
-
-def _mean_dice(prediction: NDArray[np.uint8], mask: NDArray[np.uint8], structures: int) -> float:
-    """Mean over the structures that either mask holds; 1 when neither holds any."""
-    found = [value for value in (dice(prediction, mask, label + 1) for label in range(structures)) if value == value]
-    return sum(found) / len(found) if found else 1.0
 
 
 def _write(path: Path, made: Round) -> None:

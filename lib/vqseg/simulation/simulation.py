@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from vqseg.config import Config
+from vqseg.data.plan import plan
+from vqseg.data.reading import read_grid
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError
 from vqseg.files import write_json
 from vqseg.simulation.arms import make_arm
-from vqseg.simulation.cases import load_cases, plan_for
+from vqseg.simulation.cases import load_cases
 from vqseg.simulation.replay import Protocol, replay
 from vqseg.simulation.report import write_report
 from vqseg.simulation.rounds import Learner
@@ -57,7 +59,7 @@ class Simulation:
 
     def learner(self) -> Learner:
         """Everything read into memory."""
-        config = plan_for(self.config, self.pool)
+        config = plan(self.config, [read_grid(study.image) for study in self.pool])
         if not config.model.has_codebook:
             raise ConfigError("a simulation needs a network with a codebook; set model.quantized to true")
         cache = self.out / "cache"

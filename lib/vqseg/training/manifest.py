@@ -35,7 +35,7 @@ def training_manifest(
         "method": method,
         "data": {
             "labelled": [prepared.study.id for prepared in labelled],
-            "unlabelled": len(unlabelled) if method in SELF_SUPERVISED or METHODS[method].uses_unlabelled else 0,
+            "unlabelled": len(unlabelled) if (METHODS | SELF_SUPERVISED)[method].uses_unlabelled else 0,
             "sha256": digest.hexdigest(),
         },
         "software": {

@@ -136,7 +136,7 @@ class Method(nn.Module):
     """A training method. What it trains besides the student is part of it as a module."""
 
     quantized: ClassVar[bool] = False
-    # Without labels there are no unlabelled patches either: all are alike.
+    # Without labels all patches are alike, and come as the labelled ones do.
     uses_labels: ClassVar[bool] = True
     uses_unlabelled: ClassVar[bool] = True
     # Whether a stream shows whole images, which a foundation model can be asked about.
@@ -264,7 +264,6 @@ class Reconstruction(Method):
 
     quantized = True
     uses_labels = False
-    uses_unlabelled = False
 
     def streams(self, inputs: StepInputs) -> list[Stream]:
         return [Stream(inputs.labelled.image, [], reconstructed=True, guide=inputs.labelled.guide)]

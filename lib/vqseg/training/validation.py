@@ -11,7 +11,7 @@ import numpy as np
 from vqseg.data.reading import read_image, read_mask
 from vqseg.data.studies import Study
 from vqseg.inference.predictor import Predictor
-from vqseg.metrics import dice
+from vqseg.metrics import dice_by_structure, mean_dice
 
 __all__ = ["ValidationScore", "validate"]
 
@@ -36,9 +36,8 @@ def validate(predictor: Predictor, studies: Sequence[Study]) -> ValidationScore:
         volume = read_image(study.image)
         reference = read_mask(study.label, volume.grid, predictor.labels)
         mask = predictor.predict(volume).mask
-        row[:] = [dice(mask, reference, value) for value in predictor.labels.values()]
-    # A study in which neither mask nor prediction holds a structure is right about everything.
-    per_study = [float(np.nanmean(row)) if np.isfinite(row).any() else 1.0 for row in scores]
+        row[:] = dice_by_structure(mask, reference, predictor.labels)
+    per_study = [mean_dice(row) for row in scores]
     per_class = [float(np.nanmean(column)) if np.isfinite(column).any() else None for column in scores.T]
     return ValidationScore(
         float(np.mean(per_study)),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqseg.active.review import label_dice, review_pool
+from vqseg.active.review import review_pool
 from vqseg.active.strategies import make_strategy
 from vqseg.active.strategy import Ranking
+from vqseg.metrics import dice_by_structure
 
 LABELS = {"left": 1, "right": 2}
 
@@ -19,9 +20,9 @@ def review(dice: dict[str, list[float]]) -> Ranking:
 
 def test_dice_by_hand() -> None:
     prediction, label = np.array([[[1, 1, 0, 2]]], np.uint8), np.array([[[1, 0, 1, 0]]], np.uint8)
-    np.testing.assert_allclose(label_dice(prediction, label, LABELS), [0.5, 0.0])
-    np.testing.assert_allclose(label_dice(prediction, prediction, LABELS), [1, 1])
-    assert np.isnan(label_dice(prediction, label, {"other": 3})).all()
+    np.testing.assert_allclose(dice_by_structure(prediction, label, LABELS), [0.5, 0.0])
+    np.testing.assert_allclose(dice_by_structure(prediction, prediction, LABELS), [1, 1])
+    assert np.isnan(dice_by_structure(prediction, label, {"other": 3})).all()
 
 
 def test_the_worst_comes_first_and_its_worst_structure_is_named() -> None:
