@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,14 @@ class _Conv3d(nn.Conv3d):
 
     torch 2.13 with oneDNN: the gradient of the weights of a 3 x 3 x 3 convolution is garbage, often NaN, for some
     inputs of which an axis is 1 or 2 long; when the first one is 2 long, always. The deepest level of a small patch is.
+
+    The weights lie with their channels last: oneDNN's gradient is up to three times as fast with them where there are
+    few channels.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.weight = nn.Parameter(self.weight.detach().contiguous(memory_format=torch.channels_last_3d))
 
     def forward(self, input: Tensor) -> Tensor:
         small = min(input.shape[2:]) <= _MISCOMPUTED_LENGTH
