@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ __all__ = ["Batch", "PatchDataset", "StepSampler", "patch_loader"]
 
 # Share of labelled patches that are centred on a voxel of a random class, so that small structures are seen.
 _FOREGROUND_SHARE = 0.5
+
+# Arrays that stay open: opening one takes longer than reading a patch of it, and each holds a file descriptor.
+_OPEN_ARRAYS = 256
 
 
 @dataclass(frozen=True)
@@ -55,15 +60,15 @@ class PatchDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         index, seed = key
         study, generator = self.studies[index], np.random.default_rng(seed)
-        image = np.load(study.image, mmap_mode="r", allow_pickle=False)
+        image = _opened(study.image)
         if not self.labelled:
             start = draw_start(image.shape, self.size, generator)
             return Batch(self._image(image, start), None, self._guide(study, image.shape, start))
         assert study.label is not None
         assert study.foreground is not None
-        foreground = np.load(study.foreground, allow_pickle=False)
+        foreground = _opened(study.foreground)
         start = draw_start(image.shape, self.size, generator, foreground)
-        mask = np.load(study.label, mmap_mode="r", allow_pickle=False)
+        mask = _opened(study.label)
         label = self._tensor(crop(mask, start, self.size, fill=0)).long()
         return Batch(self._image(image, start), label, self._guide(study, image.shape, start))
 
@@ -77,7 +82,7 @@ class PatchDataset(Dataset):
         grid, axis = list(self.guidance.grid), self.guidance.slice_axis
         if self.slice_axis is not None:
             grid.insert(axis, 1)
-        features = np.load(study.guide, mmap_mode="r", allow_pickle=False)
+        features = _opened(study.guide)
         sampled = sample_guide(features, shape, start, self.size, grid, axis)
         return sampled if self.slice_axis is None else sampled.squeeze(axis + 1)
 
@@ -125,6 +130,12 @@ def patch_loader(
     sampler = StepSampler(len(studies), batch, steps.start, steps.stop, *key)
     dataset = PatchDataset(studies, data, guidance, labelled=labelled)
     return iter(DataLoader(dataset, batch_sampler=sampler, collate_fn=_collate))
+
+
+@lru_cache(_OPEN_ARRAYS)
+def _opened(file: Path) -> NDArray:
+    """A prepared array, which is called by the hash of what it was made of and never changes."""
+    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
 
 
 def draw_start(

@@ -25,10 +25,11 @@ def teacher_decay(step: int, largest: float) -> float:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """teacher <- decay teacher + (1 - decay) student for weights and buffers; integer buffers are copied."""
-    own, other = teacher.state_dict(), student.state_dict()
-    for name, value in own.items():
-        if value.is_floating_point() and not other[name].isnan().any():
-            value.lerp_(other[name], 1 - decay) if not value.isnan().any() else value.copy_(other[name])
+    """teacher <- decay teacher + (1 - decay) student for weights and buffers; integer buffers are copied, and so is a
+    buffer that holds nothing yet (nan)."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - decay)
+    for value, new in zip(teacher.buffers(), student.buffers(), strict=True):
+        if value.is_floating_point() and not (value.isnan().any() or new.isnan().any()):
+            value.lerp_(new, 1 - decay)
         else:
-            value.copy_(other[name])
+            value.copy_(new)

@@ -64,7 +64,7 @@ class Trainer:
             self.method = (METHODS | SELF_SUPERVISED)[method](config, guidance).to(device)
         self.teacher = make_teacher(self.student)
         self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+            self._parameter_groups(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
         )
         train = config.train
         self.autocast = has_fast_bfloat16(device) if train.mixed_precision is None else train.mixed_precision
