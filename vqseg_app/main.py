@@ -22,6 +22,7 @@ from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
 from lib.options import read_options
+from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
 from lib.pacs_datastore import PACSStudies
 from lib.process import show_errors_in_words, stop_in_words
@@ -74,6 +75,7 @@ class VQSegApp(MONAILabelApp):
         config = self.options.config()
         local = None if studies.startswith(("http://", "https://")) else Path(studies)
         self.run = self.options.run_folder(app_dir, studies)
+        self.orphan = OrphanedTraining(self.run, NAME)
         self.label_set = LabelSet(config.data.labels, local)
         self.live = LiveModel(self.run, self.options.device)
         self.scoring_folder = self.run / "scoring"

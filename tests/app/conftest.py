@@ -70,6 +70,12 @@ def serve_app() -> Callable[..., Any]:
     return started
 
 
+@pytest.fixture
+def tiny_studies(tmp_path: Path) -> Path:
+    """Studies for a server of one's own."""
+    return make_studies(tmp_path / "studies")
+
+
 @pytest.fixture(scope="session")
 def unusable() -> dict[str, str]:
     """Image id -> a part of the reason, of the images among the studies of `trained`."""

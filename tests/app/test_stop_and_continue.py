@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import TINY
 
 
 @pytest.mark.slow
@@ -24,3 +25,31 @@ def test_a_killed_training_is_continued(launch: Callable[..., Any], tmp_path: Pa
         running = server.wait(lambda stats: stats["pid"] != first["pid"] and stats["message"] == "training")
         assert running["step"] >= stopped["step"] - 5 > 0
         assert server.delete("/train/").ok
+
+
+@pytest.mark.slow
+def test_a_training_that_outlived_its_server_is_shown_and_stopped_by_the_next_one(
+    serve_app: Callable[..., Any], tiny_studies: Path, tmp_path: Path
+) -> None:
+    endless = {**TINY, "train.steps": "100000", "train.validate_every": "10"}
+    with serve_app(tiny_studies, tmp_path, endless) as first:
+        assert first.post("/train/vqseg").ok
+        trained = first.wait(lambda stats: stats.get("step", 0) >= 10)
+        first.process.kill()
+        first.process.wait(10)
+    with serve_app(tiny_studies, tmp_path, endless) as second:
+        assert second.stats()["pid"] == trained["pid"]
+        running = second.get("/train/", check_if_running=True)
+        assert running.ok
+        assert running.json()["status"] == "RUNNING"
+        assert [task["id"] for task in second.get("/train/", all=True).json()] == [running.json()["id"]]
+        refused = second.post("/train/vqseg")
+        assert refused.status_code == 409
+        assert "DELETE /train/" in refused.json()["detail"]
+        assert second.delete("/train/").json()["status"] == "STOPPED"
+        stopped = second.stats()
+        assert stopped["state"] == "interrupted"
+        assert second.get("/train/", check_if_running=True).status_code == 404
+        assert second.post("/train/vqseg").ok
+        continued = second.wait(lambda stats: stats["pid"] != trained["pid"] and stats["message"] == "training")
+        assert continued["step"] >= stopped["step"] - 5 > 0

@@ -40,11 +40,12 @@ TINY = {
 
 @dataclass
 class Server:
-    """A running server; `run` is the folder of its training."""
+    """A running server; `run` is the folder of its training, `process` what was started."""
 
     url: str
     studies: Path
     run: Path
+    process: subprocess.Popen[bytes]
 
     def get(self, path: str, **query: Any) -> requests.Response:
         return requests.get(self.url + path, params=query, timeout=60)
@@ -106,7 +107,7 @@ def serve(
         process = subprocess.Popen(
             [*command, *arguments], cwd=cwd, env=environment(), stdout=output, stderr=subprocess.STDOUT
         )
-    server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run")
+    server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run", process)
     try:
         end = time.monotonic() + 90
         while not answers(server):

@@ -21,6 +21,7 @@ from monailabel.endpoints import batch_infer, datastore, infer, train
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.utils import tasks
 from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError, VQSegError
@@ -147,6 +148,18 @@ def run_training(
     params = check_body(params)
     app_instance().check_training(model, params)
     return train.run_model(model, params, run_sync, enqueue)
+
+
+@router.get("/train/", tags=["Train"], summary="The training that runs, or the last one")
+def training_task(user: AsUser, all: bool = False, check_if_running: bool = False) -> Any:
+    if orphan := app_instance().orphan.task():
+        return [*tasks("train"), orphan] if all else orphan
+    return train.status(all, check_if_running)
+
+
+@router.delete("/train/", tags=["Train"], summary="Stop the training; the next one goes on where it stood")
+def stop_training(user: AsAdmin) -> Any:
+    return app_instance().orphan.stop() or train.stop()
 
 
 @router.post("/scoring/", tags=["Scoring"], include_in_schema=False)

@@ -97,7 +97,7 @@ class VQSegTraining(TrainTask):
         if status.get("state") == "running":
             raise ConflictError(
                 f"a training of this folder is running already, in process {status.get('pid')}: wait for its end, or "
-                "end that process, then train again"
+                "stop it (DELETE /train/), then train again"
             )
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import psutil
 
 from vqseg.files import read_json, write_json
 
-__all__ = ["StatusFile", "read_status"]
+__all__ = ["StatusFile", "read_status", "training_process"]
 
 _NAME = "status.json"
 # A clock that is set while a training runs shifts the times of all processes a little.
@@ -52,18 +52,22 @@ class StatusFile:
 def read_status(run: Path) -> dict[str, Any] | None:
     """The status of the training in `run`, or none; "running" becomes "interrupted" when its process is gone."""
     status = read_json(run / _NAME)
-    if isinstance(status, dict) and status.get("state") == "running" and not _alive(status):
+    if isinstance(status, dict) and status.get("state") == "running" and not _process_of(status):
         status = {**status, "state": "interrupted"}
     return status if isinstance(status, dict) else None
 
 
-def _alive(status: dict[str, Any]) -> bool:
-    """Whether the very process that wrote the status runs: its id may be another's by now, or a zombie's."""
+def training_process(run: Path) -> psutil.Process | None:
+    """The process of the training that runs in `run`, or none."""
+    status = read_status(run) or {}
+    return _process_of(status) if status.get("state") == "running" else None
+
+
+def _process_of(status: dict[str, Any]) -> psutil.Process | None:
+    """The very process that wrote the status, if it runs: its id may be another's by now, or a zombie's."""
     try:
         process = psutil.Process(int(status["pid"]))
-        return (
-            process.status() != psutil.STATUS_ZOMBIE
-            and abs(process.create_time() - status["process_started"]) < _CLOCK_TOLERANCE
-        )
+        same = abs(process.create_time() - status["process_started"]) < _CLOCK_TOLERANCE
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
+        return None
