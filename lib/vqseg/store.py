@@ -5,12 +5,16 @@ either the former model or the new one, and a crash leaves the former one live.
 
     <store>/live.json                      {"live": "0002", "history": ["0001", "0002"]}
     <store>/0002/model.safetensors         weights
-    <store>/0002/manifest.json             settings, scores, data, versions of the software, SHA-256 of the weights
+    <store>/0002/manifest.json             settings, scores, data, versions of the software, SHA-256 of the weights and
+                                           of the manifest's own content
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from vqseg.files import new_folder, read_json, sha256, write_json
 __all__ = ["ModelStore", "ModelVersion", "find_version", "load_weights"]
 
 _POINTER, _WEIGHTS, _MANIFEST = "live.json", "model.safetensors", "manifest.json"
+_SEAL = "manifest_sha256"
 _MODELS_OF_A_RUN = "models"
 
 
@@ -70,8 +75,13 @@ class ModelStore:
 
     def live(self) -> ModelVersion | None:
         """The version in use, or none when nothing was published."""
-        history = self._history()
-        return _read_version(self.folder / history[-1]) if history else None
+        return next(self.lived(), None)
+
+    def lived(self) -> Iterator[ModelVersion]:
+        """The versions that were live, the last one first; one whose manifest is damaged is passed over."""
+        for name in reversed(self.history()):
+            if version := _read_version(self.folder / name):
+                yield version
 
     def publish(self, network: nn.Module, manifest: dict[str, Any]) -> ModelVersion:
         """Add the network's weights as a new version and make it live."""
@@ -79,7 +89,8 @@ class ModelStore:
         name = f"{max(numbers, default=0) + 1:04d}"
         with new_folder(self.folder / name) as folder:
             save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / _WEIGHTS)
-            write_json(folder / _MANIFEST, manifest | {"version": name, "sha256": sha256(folder / _WEIGHTS)})
+            content = manifest | {"version": name, "sha256": sha256(folder / _WEIGHTS)}
+            write_json(folder / _MANIFEST, content | {_SEAL: _seal(content)})
         self._point_at(name)
         self._prune()
         version = _read_version(self.folder / name)
@@ -97,20 +108,20 @@ class ModelStore:
     def rollback(self) -> ModelVersion:
         """Make the version live that was live before. Raises `ModelError` when there is none."""
         known = {version.name: version for version in self.versions()}
-        earlier = [name for name in self._history()[:-1] if name in known]
+        earlier = [name for name in self.history()[:-1] if name in known]
         if not earlier:
             raise ModelError(f"{self.folder}: there is no earlier version to go back to")
         self._write_history(earlier)
         return known[earlier[-1]]
 
-    def _point_at(self, name: str) -> None:
-        self._write_history([*(earlier for earlier in self._history() if earlier != name), name])
-
-    def _history(self) -> list[str]:
+    def history(self) -> list[str]:
         """Names of the versions that were live, the live one last."""
         pointer = read_json(self.folder / _POINTER)
         history = pointer.get("history") if isinstance(pointer, dict) else None
         return [name for name in history if isinstance(name, str)] if isinstance(history, list) else []
+
+    def _point_at(self, name: str) -> None:
+        self._write_history([*(earlier for earlier in self.history() if earlier != name), name])
 
     def _write_history(self, names: list[str]) -> None:
         write_json(self.folder / _POINTER, {"live": names[-1], "history": names[-self.keep :]})
@@ -126,12 +137,17 @@ def find_version(folder: Path) -> ModelVersion:
     """The live version of a run or a store, or the version that `folder` itself is. Raises `ModelError`."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such folder")
-    if (folder / _MANIFEST).exists():
-        version = _read_version(folder)
-    else:
-        version = ModelStore(folder / _MODELS_OF_A_RUN).live() or ModelStore(folder).live()
+    if not (folder / _MANIFEST).exists():
+        stores = [ModelStore(folder / _MODELS_OF_A_RUN), ModelStore(folder)]
+        live = [store.folder / store.history()[-1] for store in stores if store.history()]
+        if not live:
+            raise ModelError(f"{folder}: holds no trained model yet; train one first")
+        folder = live[0]
+    version = _read_version(folder)
     if version is None:
-        raise ModelError(f"{folder}: holds no trained model yet; train one first")
+        raise ModelError(
+            f"{folder / _MANIFEST}: gone, damaged or of another version; roll back to another model version"
+        )
     return version
 
 
@@ -147,5 +163,14 @@ def load_weights(network: nn.Module, version: ModelVersion) -> None:
 
 
 def _read_version(folder: Path) -> ModelVersion | None:
+    """The version in a folder; none where its manifest is not what was published."""
     manifest = read_json(folder / _MANIFEST)
-    return ModelVersion(folder.name, folder, manifest) if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict):
+        return None
+    content = {key: value for key, value in manifest.items() if key != _SEAL}
+    return ModelVersion(folder.name, folder, manifest) if manifest.get(_SEAL) == _seal(content) else None
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +184,27 @@ def test_damaged_pointer_is_never_a_stack_trace(text: str, store: ModelStore) ->
     assert store.publish(tiny_network(CONFIG), manifest()).name == live_name(store)
 
 
-@pytest.mark.parametrize("damage", [{"config": {"model": {"channels": "x"}}}, {"config": None}, {"no": "config"}])
-def test_settings_of_another_version_are_named(damage: dict[str, Any], store: ModelStore) -> None:
-    (store.folder / "0002" / "manifest.json").write_text(json.dumps(damage), encoding="utf-8")
+@pytest.mark.parametrize("config", [{"model": {"channels": "x"}}, None])
+def test_settings_of_another_version_are_named(config: Any, store: ModelStore) -> None:
+    version = store.publish(tiny_network(CONFIG), {"config": config})
     with pytest.raises(ModelError, match=r"manifest\.json"):
-        _ = find_version(store.folder / "0002").config
+        _ = find_version(version.folder).config
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unseen(store: ModelStore) -> None:
+    live = store.live()
+    assert live is not None
+    path = live.folder / "manifest.json"
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        assert live_name(store) == "0002"
+        with pytest.raises(ModelError, match=r"0003/manifest\.json"):
+            find_version(store.folder)
+    path.write_bytes(whole)
+    assert live_name(store) == "0003"
 
 
 def test_publishing_changes_nothing_in_the_network(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ class LiveModel:
         self._loading = threading.Lock()
         self._working = threading.Lock()
         self._loaded: tuple[str, Predictor] | None = None
+        self._damaged: set[str] = set()
 
     def version(self) -> ModelVersion | None:
-        """The version that is live now, loaded or not."""
-        return self.store.live()
+        """The version that is live now, loaded or not; instead of one that turned out damaged, the one before."""
+        return next((version for version in self.store.lived() if identity_of(version) not in self._damaged), None)
 
     def labels(self) -> dict[str, int]:
         """Labels of the version that is loaded; empty when none is. Never waits."""
@@ -43,6 +44,8 @@ class LiveModel:
     def needed_version(self) -> ModelVersion:
         """The version that is live now. Raises `ModelError` when there is none."""
         version = self.version()
+        if version is None and self._damaged:
+            raise ModelError("every published model is damaged: restore the folder of the models, or train anew")
         if version is None:
             raise ModelError("there is no trained model yet: label a few studies, then start a training (POST /train)")
         return version
@@ -64,13 +67,19 @@ class LiveModel:
             return predictor.signals(volume, draws, generator), identity
 
     def _current(self) -> tuple[str, Predictor]:
-        version = self.needed_version()
-        identity = identity_of(version)
         with self._loading:
-            if self._loaded is None or self._loaded[0] != identity:
-                self._loaded = (identity, Predictor.load(version.folder, self._device))
-                logger.info("model version %s is loaded", version.name)
-            return self._loaded
+            while True:
+                version = self.needed_version()
+                identity = identity_of(version)
+                if self._loaded and self._loaded[0] == identity:
+                    return self._loaded
+                try:
+                    self._loaded = (identity, Predictor.load(version.folder, self._device))
+                except ModelError as error:
+                    logger.error("model version %s does not serve: %s", version.name, error)
+                    self._damaged.add(identity)
+                else:
+                    logger.info("model version %s is loaded", version.name)
 
 
 def identity_of(version: ModelVersion) -> str:
