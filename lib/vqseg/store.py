@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from vqseg.config import Config
@@ -88,7 +88,8 @@ class ModelStore:
         numbers = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
         name = f"{max(numbers, default=0) + 1:04d}"
         with new_folder(self.folder / name) as folder:
-            save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / _WEIGHTS)
+            weights = {key: value.contiguous() for key, value in network.state_dict().items()}
+            (folder / _WEIGHTS).write_bytes(save(weights))
             content = manifest | {"version": name, "sha256": sha256(folder / _WEIGHTS)}
             write_json(folder / _MANIFEST, content | {_SEAL: _seal(content)})
         self._point_at(name)

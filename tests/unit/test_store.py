@@ -103,7 +103,7 @@ def test_run_store_and_version_are_all_found(store: ModelStore) -> None:
     assert find_version(store.folder / "0001").name == "0001"
 
 
-@pytest.mark.parametrize("interrupted", ["save_file", "write_json", "sha256"])
+@pytest.mark.parametrize("interrupted", ["save", "write_json", "sha256"])
 def test_a_crash_while_publishing_leaves_the_former_model_live(
     interrupted: str, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vqseg.files import new_folder, read_json, sha256, write_json
@@ -36,14 +37,19 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, then point at it, then remove all but it and the one before."""
+    """Write a checkpoint, then point at it, then remove all but it and the one before.
+
+    Raises `OSError`, on a full disk too, where torch and safetensors would raise something else.
+    """
     name = f"{checkpoint.step:08d}"
     shutil.rmtree(folder / name, ignore_errors=True)
     with new_folder(folder / name) as new:
         for part in ("student", "teacher"):
             tensors = {key: value.contiguous() for key, value in getattr(checkpoint, part).items()}
-            save_file(tensors, new / f"{part}.safetensors")
-        torch.save({"step": checkpoint.step, **checkpoint.state}, new / _STATE)
+            (new / f"{part}.safetensors").write_bytes(save(tensors))
+        state = io.BytesIO()
+        torch.save({"step": checkpoint.step, **checkpoint.state}, state)
+        (new / _STATE).write_bytes(state.getbuffer())
         write_json(new / _SUMS, {file.name: sha256(file) for file in sorted(new.iterdir())})
     before = [old for old in _names(folder) if old != name]
     kept = [name, *before[:1]]

@@ -92,6 +92,15 @@ def train(
         except VQSegError as error:
             status.write(state="failed", message=str(error))
             raise
+        except OSError as error:
+            message = (
+                f"{run}: {error.strerror or error}; the live model and the last checkpoint are as they were: mend "
+                "that, then train again"
+            )
+            # Where nothing can be written, this cannot either.
+            with contextlib.suppress(OSError):
+                status.write(state="failed", message=message)
+            raise TrainingError(message) from None
         except KeyboardInterrupt:
             status.write(state="stopped", message="stopped; the training can be resumed")
             raise

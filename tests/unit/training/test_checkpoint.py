@@ -121,7 +121,7 @@ def test_a_crash_between_any_two_writes_leaves_the_newest(
         return write
 
     with monkeypatch.context() as patch:
-        for name in ("save_file", "write_json"):
+        for name in ("save", "write_json"):
             patch.setattr(checkpoint_module, name, counted(getattr(checkpoint_module, name)))
         patch.setattr(checkpoint_module.torch, "save", counted(torch.save))
         with pytest.raises(KeyboardInterrupt):

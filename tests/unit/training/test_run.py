@@ -209,9 +209,13 @@ train(find_studies(folder, folder / "labels" / "final"), run, load_config(None, 
 """
 
 
-def start(folder: Path, run: Path, settings: dict) -> subprocess.Popen:
+# A file cannot grow beyond 16 KiB, as if the disk were full: less than a model takes.
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))"
+
+
+def start(folder: Path, run: Path, settings: dict, first: str = "") -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
-    command = [sys.executable, "-c", CHILD, str(folder), str(run), json.dumps(settings)]
+    command = [sys.executable, "-c", f"{first}\n{CHILD}", str(folder), str(run), json.dumps(settings)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -238,3 +242,20 @@ def test_sigkill_leaves_a_model_and_a_checkpoint_and_a_second_process_is_refused
         steps.append(load_checkpoint(tmp_path / "checkpoints").step)
         assert Predictor.load(tmp_path).labels == LABELS
     assert steps[1] > steps[0] >= 3
+
+
+def test_a_full_disk_ends_a_training_in_words_and_leaves_model_and_checkpoint(folder, tmp_path):
+    settings = SETTINGS | {"train.steps": 10**6, "train.checkpoint_every": 1, "train.validate_every": 1}
+    process = start(folder, tmp_path, settings | {"model.channels": [16, 32]})
+    wait_for_step(tmp_path, 3, process)
+    process.kill()
+    process.communicate()
+    live, before = ModelStore(tmp_path / "models").live(), load_checkpoint(tmp_path / "checkpoints").step
+    process = start(folder, tmp_path, settings | {"model.channels": [16, 32]}, FULL_DISK)
+    assert "TrainingError" in process.communicate(timeout=120)[1]
+    status = read_status(tmp_path)
+    assert status["state"] == "failed"
+    assert status["message"].startswith(f"{tmp_path}: File too large; the live model")
+    assert ModelStore(tmp_path / "models").live() == live
+    Predictor.load(tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints").step == before
