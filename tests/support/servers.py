@@ -97,16 +97,16 @@ def environment() -> dict[str, str]:
 def serve(
     command: list[str], app: str, studies: Path | str, folder: Path, cwd: Path, conf: Mapping[str, str]
 ) -> Iterator[Server]:
-    """Start a server and wait until it answers; `folder` gets its log and its models."""
+    """Start a server and wait until it answers; `folder` gets its log, its models and its temporary files."""
     port = free_port()
     arguments = ["start_server", "--app", app, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     for key, value in {**conf, "model_dir": str(folder / "run")}.items():
         arguments += ["--conf", key, value]
-    log = folder / "server.log"
+    log, temporary = folder / "server.log", folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    own = environment() | {"TMPDIR": str(temporary)}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=cwd, env=environment(), stdout=output, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*command, *arguments], cwd=cwd, env=own, stdout=output, stderr=subprocess.STDOUT)
     server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run", process)
     try:
         end = time.monotonic() + 90

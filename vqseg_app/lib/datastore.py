@@ -126,6 +126,8 @@ class StudiesFolder(LocalDatastore):
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         with self._writing():
+            if not self.get_label_uri(label_id, label_tag):
+                raise UnknownError(f"label ({label_tag})", label_id, self.get_labeled_images(label_tag))
             super().remove_label(label_id, label_tag)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:

@@ -242,11 +242,24 @@ def save_label(
         return datastore.save_label(background, image, text, tag, label, user.username)
 
 
+@router.get("/datastore/image/info", tags=["Datastore"], summary="What is kept with an image")
+def image_info(user: AsUser, image: str) -> Any:
+    return app_instance().datastore().get_image_info(app_instance().check_image(image))
+
+
 @router.put("/datastore/image/info", tags=["Datastore"], summary="Add to what is kept with an image")
 def update_image_info(user: AsAnnotator, image: str, info: FormText = "{}") -> Any:
     json_object(info, "info")
     app_instance().check_image(image)
     return datastore.update_image_info(image, info, user.username)
+
+
+@router.get("/datastore/label/info", tags=["Datastore"], summary="What is kept with a label")
+def label_info(user: AsUser, label: str, tag: str) -> Any:
+    studies = app_instance().datastore()
+    if tag not in studies.get_labels_by_image_id(app_instance().check_image(label)):
+        raise UnknownError(f"label ({tag})", label, studies.get_labeled_images(tag))
+    return studies.get_label_info(label, tag)
 
 
 @router.put("/datastore/label/info", tags=["Datastore"], summary="Add to what is kept with a label")
