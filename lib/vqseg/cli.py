@@ -11,6 +11,7 @@ import click
 
 from vqseg.errors import ConfigError, DataError, VQSegError
 from vqseg.progress import image_bar, progress_report
+from vqseg.token_commands import token
 
 __all__ = ["main"]
 
@@ -39,6 +40,9 @@ class _Commands(click.Group):
 @click.version_option(package_name=None, version=__import__("vqseg").__version__)
 def main() -> None:
     """VQ-Seg: segmentation from few labelled and many unlabelled studies."""
+
+
+main.add_command(token)
 
 
 @main.command()
