@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lib.accounts import Accounts, accounts_of
 from lib.batch import OneByOne
 from lib.cold_start import ColdStart, cold_strategy
 from lib.datastore import StudiesFolder
 from lib.environment import set_switches
 from lib.errors_over_rest import UnknownError
+from lib.gate import guard
 from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
@@ -25,7 +27,7 @@ from lib.options import read_options
 from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
 from lib.pacs_datastore import PACSStudies
-from lib.process import show_errors_in_words, stop_in_words
+from lib.process import is_child, show_errors_in_words, stop_in_words
 from lib.ranking import ranking_page
 from lib.request_rules import image_is_file
 from lib.reservations import Reservations
@@ -73,6 +75,8 @@ class VQSegApp(MONAILabelApp):
     def _prepare(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.options = read_options(conf)
         config = self.options.config()
+        # Nobody calls a child.
+        self.accounts = Accounts(None, None) if is_child() else accounts_of(self.options.accounts)
         local = None if studies.startswith(("http://", "https://")) else Path(studies)
         self.run = self.options.run_folder(app_dir, studies)
         self.orphan = OrphanedTraining(self.run, NAME)
@@ -199,6 +203,7 @@ class VQSegApp(MONAILabelApp):
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
             install(server.app)
+            guard(server.app, self.accounts, self.options)
             # A child that trains or scores has no queue of its own.
             watch = (lambda: self.cold_start.comparing().version(), lambda: self.async_scoring(NAME))
             threading.Thread(target=score_every_version, args=watch, name="scoring", daemon=True).start()

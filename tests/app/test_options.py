@@ -30,11 +30,26 @@ def test_names_become_values_in_their_order(app_module: Any) -> None:
         ({"preset": "nowhere"}, "nowhere"),
         ({"validation_fraction": "2"}, "data.validation_fraction"),
         ({"train.steps": "0"}, "train.steps"),
+        ({"open_routes": "logs,everything"}, "open_routes='logs,everything'.*archives,logs"),
+        ({"open_network": "yes"}, "open_network='yes'"),
+        ({"cors_origins": "*"}, r"cors_origins='\*'"),
+        ({"cors_origins": "https://viewer.example.org/"}, "cors_origins='https://viewer.example.org/'"),
     ],
 )
 def test_wrong_options_are_refused(app_module: Any, conf: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         app_module("options").read_options(conf)
+
+
+def test_nothing_is_open_by_itself(app_module: Any) -> None:
+    read = app_module("options").read_options
+    options = read({})
+    assert (options.accounts, options.open_routes, options.open_network) == (None, frozenset(), False)
+    assert options.cors_origins == frozenset()
+    options = read({"open_routes": "logs, reload", "open_network": "true", "accounts": "accounts.json"})
+    assert options.open_routes == {"logs", "reload"}
+    assert options.open_network
+    assert options.accounts == Path("accounts.json").resolve()
 
 
 def test_two_data_sets_never_share_a_model(app_module: Any) -> None:

@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,29 +40,43 @@ TINY = {
 
 @dataclass
 class Server:
-    """A running server; `run` is the folder of its training, `process` what was started."""
+    """A running server; `run` is the folder of its training, `process` what was started, `token` what every request
+    carries."""
 
     url: str
     studies: Path
     run: Path
     process: subprocess.Popen[bytes]
+    token: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    def used_with(self, token: str) -> Server:
+        """The same server for another user."""
+        return replace(self, token=token)
 
     def get(self, path: str, **query: Any) -> requests.Response:
-        return requests.get(self.url + path, params=query, timeout=60)
+        return requests.get(self.url + path, params=query, headers=self.headers, timeout=60)
 
     def post(self, path: str, body: Any = None, **query: Any) -> requests.Response:
-        return requests.post(self.url + path, json={} if body is None else body, params=query, timeout=120)
+        return requests.post(
+            self.url + path, json={} if body is None else body, params=query, headers=self.headers, timeout=120
+        )
 
     def delete(self, path: str) -> requests.Response:
-        return requests.delete(self.url + path, timeout=60)
+        return requests.delete(self.url + path, headers=self.headers, timeout=60)
 
     def infer(self, image: str, params: Mapping[str, Any] | None = None, **query: Any) -> requests.Response:
         form = {"params": (None, json.dumps(dict(params or {})))}
-        return requests.post(f"{self.url}/infer/vqseg", params={"image": image, **query}, files=form, timeout=600)
+        query = {"image": image, **query}
+        return requests.post(f"{self.url}/infer/vqseg", params=query, files=form, headers=self.headers, timeout=600)
 
     def put_label(self, image: str, file: Path, label_info: Any = None, **query: Any) -> requests.Response:
         form = {"params": (None, json.dumps({"label_info": label_info or []})), "label": (file.name, file.read_bytes())}
-        return requests.put(f"{self.url}/datastore/label", params={"image": image, **query}, files=form, timeout=60)
+        query = {"image": image, **query}
+        return requests.put(f"{self.url}/datastore/label", params=query, files=form, headers=self.headers, timeout=60)
 
     def stats(self) -> dict[str, Any]:
         return self.get("/info/").json()["train_stats"]["vqseg"]
@@ -95,19 +109,30 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def serve(
-    command: list[str], app: str, studies: Path | str, folder: Path, cwd: Path, conf: Mapping[str, str]
+    command: list[str],
+    app: str,
+    studies: Path | str,
+    folder: Path,
+    cwd: Path,
+    conf: Mapping[str, str],
+    *,
+    more: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    token: str = "",
 ) -> Iterator[Server]:
-    """Start a server and wait until it answers; `folder` gets its log, its models and its temporary files."""
+    """Start a server and wait until it answers to `token`; `folder` gets its log, its models and its temporary files.
+    `more` arguments come last and win, as do `variables` of the environment."""
     port = free_port()
     arguments = ["start_server", "--app", app, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     for key, value in {**conf, "model_dir": str(folder / "run")}.items():
         arguments += ["--conf", key, value]
+    arguments += more
     log, temporary = folder / "server.log", folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    own = environment() | {"TMPDIR": str(temporary)}
+    own = environment() | {"TMPDIR": str(temporary)} | dict(variables or {})
     with log.open("w") as output:
         process = subprocess.Popen([*command, *arguments], cwd=cwd, env=own, stdout=output, stderr=subprocess.STDOUT)
-    server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run", process)
+    server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run", process, token)
     try:
         end = time.monotonic() + 90
         while not answers(server):

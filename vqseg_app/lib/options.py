@@ -12,6 +12,9 @@ from typing import Any
 from vqseg.config import Config, load_config, option_names
 from vqseg.errors import ConfigError
 
+from .access import CLOSABLE, Closable
+from .origins import read_origins
+
 # Read by monailabel's MONAILabelApp.__init__ (0.8.5).
 _OF_MONAI_LABEL = ("server_mode",)
 
@@ -23,6 +26,10 @@ _OWN = {
     "model_dir": "folder of the training and its models",
     "score_seconds": "longest time in which a request for the next study looks at images not seen before",
     "pacs_cache_gb": "largest size of the images of a PACS on this machine's disk, GB",
+    "accounts": "file of accounts (`vqseg token add`); without one everybody who reaches the server may do everything",
+    "open_routes": "routes that are closed otherwise, `a,b`: archives, logs, model_files, reload, slides",
+    "cors_origins": "addresses of viewers on other servers that a browser may use this one from, `a,b`",
+    "open_network": "true: other machines than this one are answered without accounts, too",
     "validation_fraction": "short for data.validation_fraction",
 }
 
@@ -38,6 +45,10 @@ class Options:
     model_dir: Path | None = None
     score_seconds: float = 20.0
     pacs_cache_gb: float = 20.0
+    accounts: Path | None = None
+    open_routes: frozenset[Closable] = frozenset()
+    open_network: bool = False
+    cors_origins: frozenset[str] = frozenset()
 
     def config(self, overrides: Mapping[str, Any] | None = None) -> Config:
         """Settings of the library; `overrides` win over the options on start. Raises `ConfigError`."""
@@ -72,9 +83,13 @@ def read_options(conf: Mapping[str, str]) -> Options:
         preset=conf.get("preset"),
         device=_device(conf.get("device", Options.device)),
         method=conf.get("method", Options.method),
-        model_dir=Path(conf["model_dir"]).expanduser().resolve() if "model_dir" in conf else None,
+        model_dir=_path(conf, "model_dir"),
         score_seconds=_number(conf, "score_seconds", "seconds", 3600),
         pacs_cache_gb=_number(conf, "pacs_cache_gb", "GB", 1e6),
+        accounts=_path(conf, "accounts"),
+        open_routes=_closable(conf.get("open_routes", "")),
+        open_network=_switch(conf, "open_network"),
+        cors_origins=read_origins(conf.get("cors_origins", "")),
     )
     options.config()
     return options
@@ -91,6 +106,23 @@ def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
         raise ConfigError(f"device={name!r}: expected auto, cpu, cuda or cuda:N")
     return name
+
+
+def _path(conf: Mapping[str, str], key: str) -> Path | None:
+    return Path(conf[key]).expanduser().resolve() if key in conf else None
+
+
+def _switch(conf: Mapping[str, str], key: str) -> bool:
+    if (value := conf.get(key, "false")) not in ("true", "false"):
+        raise ConfigError(f"{key}={value!r}: expected true or false")
+    return value == "true"
+
+
+def _closable(names: str) -> frozenset[Closable]:
+    found = {name.strip() for name in names.split(",")} if names else set()
+    if not found <= set(CLOSABLE):
+        raise ConfigError(f"open_routes={names!r}: expected some of {','.join(CLOSABLE)}")
+    return frozenset(name for name in CLOSABLE if name in found)
 
 
 def _number(conf: Mapping[str, str], key: str, unit: str, limit: float) -> float:

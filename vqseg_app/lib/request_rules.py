@@ -17,7 +17,8 @@ from vqseg.errors import ConfigError
 
 from .errors_over_rest import TooLargeError
 
-# Who may call a route, where MONAI Label's accounts are switched on.
+# Who calls a route. Who may is decided in front of it (access.RULES); this is MONAI Label's second line behind that,
+# where its own accounts are switched on.
 AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]

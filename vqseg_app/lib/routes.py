@@ -27,6 +27,7 @@ from starlette.background import BackgroundTask
 from vqseg.errors import ConfigError, VQSegError
 
 from . import pacs_proxy, ranking, viewer
+from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
 from .pacs_datastore import PACSStudies
@@ -237,7 +238,7 @@ def save_label(
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> Any:
     given = json_object(params)
-    text = json.dumps({**given, "user": user.username})
+    text = json.dumps(given | signature(user))
     with cleaned_up(background):
         return datastore.save_label(background, image, text, tag, label, user.username)
 

@@ -1,0 +1,312 @@
+"""A server with accounts and an identity provider: nobody gets through without a token, or with too low a role."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+from builders import write_nifti
+from realm import Provider, running_realm
+from servers import APP, ROOT, TINY, Server, python_module, serve
+
+from vqseg.tokens import ROLES, AccountFile
+
+VOXELS = np.arange(16**3).reshape(16, 16, 16)
+# Each with its reason in access.RULES.
+OPEN = {("GET", "/auth/"), ("POST", "/auth/token")}
+
+
+@dataclass
+class Hospital:
+    """A server with accounts: `server` carries no token."""
+
+    server: Server
+    accounts: AccountFile
+    provider: Provider
+    tokens: dict[str, str]
+    routes: list[dict[str, Any]]
+
+    def used_as(self, name: str) -> Server:
+        return self.server.used_with(self.tokens[name])
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("hospital")
+    accounts = AccountFile(folder / "accounts.json")
+    tokens = {role: accounts.add(f"some.{role}", role) for role in ROLES}
+    conf = {**TINY, "labels": "lung,tumour", "accounts": str(accounts.path)}
+    with running_realm() as provider:
+        variables = {
+            "PYTHONPATH": str(ROOT / "tests" / "support"),
+            "LISTED_ROUTES": str(folder / "routes.json"),
+            "MONAI_LABEL_AUTH_ENABLE": "true",
+            "MONAI_LABEL_AUTH_REALM_URI": provider.issuer,
+        }
+        studies = folder / "studies"
+        studies.mkdir()
+        write_nifti(studies / "case.nii.gz", VOXELS.astype(np.float32), np.eye(4))
+        more = ["--uvicorn_app", "listing_app:app"]
+        with serve(
+            python_module(),
+            str(APP),
+            studies,
+            folder,
+            folder,
+            conf,
+            more=more,
+            variables=variables,
+            token=tokens["admin"],
+        ) as server:
+            routes = json.loads((folder / "routes.json").read_text(encoding="utf-8"))
+            yield Hospital(server.used_with(""), accounts, provider, tokens, routes)
+
+
+def walk(hospital: Hospital) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every method of every route of the running application, with an address it answers at."""
+    for route in hospital.routes:
+        for method in route["methods"]:
+            yield method, re.sub(r"{[^}]+}", "x", route["path"]), route
+
+
+def ask(server: Server, method: str, path: str, **headers: str) -> requests.Response:
+    return requests.request(method, server.url + path, headers=server.headers | headers, timeout=60)
+
+
+def scope_of(method: str, path: str) -> dict[str, Any]:
+    return {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+
+
+def test_the_walk_sees_the_whole_application(hospital: Hospital) -> None:
+    found = {(method, route["path"]) for method, _, route in walk(hospital)}
+    assert len(found) > 60
+    assert {("POST", "/reload"), ("GET", "/openapi.json"), ("GET", "/static/{path:path}")} <= found
+    assert {("GET", "/vqseg/ranking"), ("GET", "/ohif/{path:path}"), ("POST", "/auth/token")} <= found
+
+
+def test_no_route_answers_without_a_token(hospital: Hospital) -> None:
+    answered = {
+        (method, route["path"])
+        for method, path, route in walk(hospital)
+        if ask(hospital.server, method, path).status_code != 401
+    }
+    assert answered == OPEN
+
+
+def test_every_route_refuses_each_role_below_its_own(hospital: Hospital, app_module: Any) -> None:
+    access, checked = app_module("access"), 0
+    for method, path, route in walk(hospital):
+        rule = access.rule_for(scope_of(method, path))
+        if rule.least != access.ANYONE:
+            for role in ROLES[: ROLES.index(rule.least)]:
+                answer = ask(hospital.used_as(role), method, path)
+                assert answer.status_code == 403, (method, route["path"], role)
+                assert answer.json()["detail"] == f"some.{role} is {role}; this needs {rule.least}"
+                checked += 1
+    assert checked > 30
+
+
+def test_every_route_lets_its_own_role_and_higher_ones_read(hospital: Hospital, app_module: Any) -> None:
+    access = app_module("access")
+    for method, path, route in walk(hospital):
+        rule = access.rule_for(scope_of(method, path))
+        if method == "GET" and rule.least != access.ANYONE:
+            for role in ROLES[ROLES.index(rule.least) :]:
+                answer = ask(hospital.used_as(role), method, path)
+                assert answer.status_code not in (401, 403), (route["path"], role, answer.text)
+
+
+def test_the_table_and_the_application_are_about_the_same_routes(hospital: Hospital, app_module: Any) -> None:
+    access = app_module("access")
+    routes = {(method, route["path"]) for method, _, route in walk(hospital)}
+    ruled = {(method, rule.path) for rule in access.RULES for method in rule.methods.split()}
+    assert ruled - routes == set(), "rules about nothing"
+    # A more general rule may be about a route, such as one for all of the viewer's files.
+    assert [one for one in walk(hospital) if access.rule_for(scope_of(one[0], one[1])) is None] == []
+
+
+def test_no_rule_asks_for_less_than_the_route_itself(hospital: Hospital, app_module: Any) -> None:
+    access, names = app_module("access"), app_module("accounts")._NAMES
+    own = {name: role for role, name in names.items()}
+    for method, path, route in walk(hospital):
+        if route["role"]:
+            least = access.rule_for(scope_of(method, path)).least
+            assert ROLES.index(least) >= ROLES.index(own[route["role"]]), (method, path)
+
+
+def raw(server: Server, method: str, target: str, authorization: str | None = None) -> int:
+    """A request as it is written, which no library mends."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    try:
+        connection.putrequest(method, target, skip_accept_encoding=True)
+        for value in [authorization] if authorization is not None else []:
+            connection.putheader("Authorization", value)
+        connection.endheaders()
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+ODD_TARGETS = (
+    "/nothing",
+    "//info/",
+    "/info//",
+    "/INFO/",
+    "/./info/",
+    "/auth/../info/",
+    "/auth/..%2finfo/",
+    "/%69nfo/",
+    "/info/%2e",
+    "/auth//token",
+    "/auth/;/info/",
+    "/info/?x=/auth/",
+    "/auth/%00",
+    "/auth/token/x",
+    "/static/../auth/x",
+    "http://127.0.0.1/info/",
+    "*",
+)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "X"])
+def test_no_spelling_of_an_address_gets_through(hospital: Hospital, method: str) -> None:
+    statuses = {target: raw(hospital.server, method, target) for target in ODD_TARGETS}
+    assert {target: status for target, status in statuses.items() if status not in (400, 401)} == {}
+
+
+def test_a_route_that_is_not_in_the_table_is_refused_to_everybody(hospital: Hospital) -> None:
+    for target in ("/nothing", "/info/x/y", "/auth/token/x"):
+        assert raw(hospital.server, "GET", target, f"Bearer {hospital.tokens['admin']}") == 404
+    assert raw(hospital.server, "PATCH", "/info/", f"Bearer {hospital.tokens['admin']}") == 404
+    # As without accounts, a missing slash is added.
+    assert raw(hospital.server, "GET", "/info", f"Bearer {hospital.tokens['user']}") == 307
+    assert raw(hospital.server, "POST", "/train", f"Bearer {hospital.tokens['user']}") == 403
+
+
+def test_wrong_credentials_are_nobodys(hospital: Hospital) -> None:
+    token, other = hospital.tokens["admin"], hospital.tokens["user"]
+
+    def basic(text: str) -> str:
+        return f"Basic {base64.b64encode(text.encode()).decode()}"
+
+    right = [f"Bearer {token}", f"bearer  {token}", basic(f"some.admin:{token}")]
+    assert [raw(hospital.server, "GET", "/info/", one) for one in right] == [200] * 3
+    wrong = [
+        "",
+        token,
+        "Bearer",
+        "Bearer ",
+        f"Token {token}",
+        f"Bearer {token} x",
+        f"Bearer {token[:-1]}",
+        f"Bearer {token.upper()}",
+        f"Bearer {other}{token}",
+        "Bearer null",
+        "Bearer vqseg_\xff",
+        basic(f"some.user:{token}"),
+        basic(f":{token}"),
+        basic(token),
+        basic("some.admin:"),
+        basic("rita:s3cret pässword"),
+        "Basic !!!",
+        "Basic /w==",
+        "Negotiate abc",
+        f"Bearer {'a' * 8000}",
+    ]
+    assert {one: raw(hospital.server, "GET", "/info/", one) for one in wrong} == dict.fromkeys(wrong, 401)
+    answer = ask(hospital.server, "GET", "/info/")
+    assert "account" in answer.json()["detail"]
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert "Basic" in answer.headers["WWW-Authenticate"]
+
+
+def test_a_token_in_the_address_counts_for_nothing(hospital: Hospital) -> None:
+    token = hospital.tokens["admin"]
+    for query, name in itertools.product(("token", "access_token", "authorization"), ("GET", "HEAD")):
+        assert raw(hospital.server, name, f"/info/?{query}={token}") == 401
+
+
+def test_accounts_change_while_the_server_runs(hospital: Hospital) -> None:
+    guest = hospital.server.used_with(hospital.accounts.add("guest", "user"))
+    assert guest.get("/info/").status_code == 200
+    hospital.accounts.remove("guest")
+    assert guest.get("/info/").status_code == 401
+    content = hospital.accounts.path.read_bytes()
+    try:
+        hospital.accounts.path.write_text("broken", encoding="utf-8")
+        answer = hospital.used_as("admin").get("/info/")
+        assert answer.status_code == 503
+        assert str(hospital.accounts.path) not in answer.text
+        login = requests.post(
+            f"{hospital.server.url}/auth/token", data={"username": "a", "password": "vqseg_b"}, timeout=60
+        )
+        assert login.status_code == 503
+    finally:
+        hospital.accounts.path.write_bytes(content)
+    assert hospital.used_as("admin").get("/info/").status_code == 200
+
+
+def test_a_label_has_the_name_of_the_account(hospital: Hospital, tmp_path: Path) -> None:
+    server = hospital.used_as("annotator")
+    mask = write_nifti(tmp_path / "mask.nii.gz", (VOXELS % 3).astype(np.uint8), np.eye(4))
+    names = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
+    form = {
+        "params": (None, json.dumps({"label_info": names, "user": "somebody else", "client_id": "a third"})),
+        "label": (mask.name, mask.read_bytes()),
+    }
+    address, query = f"{server.url}/datastore/label", {"image": "case"}
+    refused = requests.put(address, params=query, files=form, headers=hospital.used_as("user").headers, timeout=60)
+    assert refused.status_code == 403
+    assert requests.put(address, params=query, files=form, headers=server.headers, timeout=60).ok
+    info = server.get("/datastore/label/info", label="case", tag="final").json()
+    assert info["user"] == info["client_id"] == "some.annotator"
+
+
+def test_a_token_of_the_identity_provider_is_an_account(hospital: Hospital) -> None:
+    rita = hospital.server.used_with(hospital.provider.token())
+    assert rita.get("/auth/token/valid").json()["username"] == "rita"
+    assert rita.get("/info/").status_code == 200
+    assert rita.delete("/train/").status_code == 403
+    higher = hospital.provider.token(realm_access={"roles": ["monailabel-admin"]})
+    assert hospital.server.used_with(higher).get("/model/info/x").status_code not in (401, 403)
+    without = hospital.server.used_with(hospital.provider.token(realm_access={"roles": ["doctor"]}))
+    assert without.get("/info/").status_code == 403
+    assert "without a role" in without.get("/info/").json()["detail"]
+    assert hospital.server.used_with(hospital.provider.token(aud="other")).get("/info/").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "status"),
+    [
+        ("some.user", "THE TOKEN", 200),
+        ("some.admin", "THE TOKEN", 401),
+        ("rita", "s3cret pässword", 200),
+        ("rita", "wrong", 401),
+        ("", "", 422),
+    ],
+)
+def test_a_login_gives_a_token(hospital: Hospital, username: str, password: str, status: int) -> None:
+    form = {"username": username, "password": password.replace("THE TOKEN", hospital.tokens["user"])}
+    answer = requests.post(f"{hospital.server.url}/auth/token", data=form, timeout=60)
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        user = hospital.server.used_with(answer.json()["access_token"]).get("/auth/token/valid").json()
+        assert user["username"] == username
+
+
+def test_no_token_of_ours_is_told_to_the_identity_provider(hospital: Hospital) -> None:
+    before = len(hospital.provider.asked)
+    form = {"username": "rita", "password": hospital.tokens["user"]}
+    assert requests.post(f"{hospital.server.url}/auth/token", data=form, timeout=60).status_code == 401
+    assert len(hospital.provider.asked) == before

@@ -1,0 +1,43 @@
+"""MONAI Label's application, which writes down all its routes once it is ready: `--uvicorn_app listing_app:app`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi.routing import APIRoute
+from monailabel.app import app as application
+from monailabel.endpoints.user.auth import RBAC
+from starlette.routing import Mount, Route
+from starlette.types import Message, Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def noting(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            found = [entry for route in application.router.routes for entry in listed(route)]
+            Path(os.environ["LISTED_ROUTES"]).write_text(json.dumps(found), encoding="utf-8")
+        await send(message)
+
+    await application(scope, receive, noting if scope["type"] == "lifespan" else send)
+
+
+def listed(route: Any) -> Iterator[dict[str, Any]]:
+    """Methods and path of a route, with the role that it asks for itself. Raises `AssertionError` for another kind."""
+    if hasattr(route, "original_router"):  # FastAPI 0.165 includes a router as one route
+        for inner in route.original_router.routes:
+            yield from listed(inner)
+        return
+    assert isinstance(route, (Mount, Route)), f"{route}: what kind of route is this?"
+    own_role = next(iter(roles(route.dependant.dependencies)), None) if isinstance(route, APIRoute) else None
+    if isinstance(route, Mount):
+        yield {"path": f"{route.path}/{{path:path}}", "methods": ["GET", "HEAD"], "role": None}
+    else:
+        yield {"path": route.path, "methods": sorted(route.methods or ()), "role": own_role}
+
+
+def roles(dependencies: Iterable[Any]) -> Iterator[str]:
+    yield from (found.call.roles for found in dependencies if isinstance(found.call, RBAC))

@@ -1,0 +1,111 @@
+"""In front of everything: who sends the request, may they, and is the route open.
+
+It decides by `access.RULES` alone, before anything of the request but its head was read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import DEFAULT_USER, get_current_user
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vqseg.errors import VQSegError
+
+from . import login
+from .access import ANYONE, CLOSABLE, closed_by, rule_for
+from .accounts import Accounts, current_user, role_of
+from .options import Options
+from .origins import is_foreign, limit_origins
+
+logger = logging.getLogger(__name__)
+
+
+def guard(application: FastAPI, accounts: Accounts, options: Options) -> None:
+    """Put the gate in front of the running application, and its answer to who a user is in place of MONAI Label's."""
+    if accounts.are_on:
+        application.include_router(login.router, prefix=settings.MONAI_LABEL_API_STR)
+        routes = application.router.routes
+        routes.insert(0, routes.pop())
+    application.dependency_overrides[get_current_user] = current_user
+    application.user_middleware.insert(0, Middleware(Gate, accounts=accounts, options=options))
+    limit_origins(application, options.cors_origins)
+    # It was built before the application started (starlette 1.10).
+    application.middleware_stack = application.build_middleware_stack()
+
+
+class Gate:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts, options: Options) -> None:
+        self._app, self._accounts, self._options = app, accounts, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
+        else:
+            refusal = await self._refusal(scope)
+            await (refusal or self._app)(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> JSONResponse | None:
+        """The answer to a request that goes no further, none when it may; then `scope` says who sends it."""
+        if not (self._accounts.are_on or self._options.open_network or is_local(scope)):
+            logger.warning("a request from another machine was refused; see --conf accounts and --conf open_network")
+            return _answer(
+                403,
+                "this server has no accounts, so it answers on its own machine only (127.0.0.1). To open it to others "
+                "start it with `--conf accounts FILE` (`vqseg token add` makes the file), or with `--conf open_network "
+                "true` to let everybody in the network see and change everything",
+            )
+        if is_foreign(scope, self._options.cors_origins):
+            return _answer(403, "a page of another server may change nothing here; `--conf cors_origins` lists who may")
+        rule, scope["user"] = rule_for(scope), DEFAULT_USER
+        if self._accounts.are_on and not (rule and rule.least == ANYONE):
+            try:
+                sender = await self._accounts.sender(Headers(scope=scope).get("authorization", ""))
+            except VQSegError as error:
+                logger.error("nobody can be let in: %s", error)
+                return _answer(503, login.CANNOT_CHECK)
+            if sender is None:
+                return self._unknown()
+            scope["user"] = sender
+            if rule is None:
+                return _answer(404, f"{scope['method']} {scope['path']}: there is no such route")
+            if not rule.allows(role := role_of(sender)):
+                return _answer(403, f"{sender.username} is {role or 'without a role'}; this needs {rule.least}")
+        closed = closed_by(rule, scope)
+        if closed and closed not in self._options.open_routes:
+            return _answer(404, f"closed: {CLOSABLE[closed]}; `--conf open_routes {closed}` opens it")
+        return None
+
+    def _unknown(self) -> JSONResponse:
+        answer = _answer(401, "this server needs an account: send a valid token as `Authorization: Bearer TOKEN`")
+        answer.headers.append("WWW-Authenticate", 'Bearer realm="VQ-Seg"')
+        if self._accounts.file:
+            # A browser then asks for name and token, and so the viewer needs no login of its own.
+            answer.headers.append("WWW-Authenticate", 'Basic realm="VQ-Seg", charset="UTF-8"')
+        return answer
+
+
+def is_local(scope: Scope) -> bool:
+    """Whether a request arrived where only this machine can send one: at a loopback address or at a socket file."""
+    host, port = scope.get("server") or ("", 0)
+    if port is None:
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _answer(status: int, words: str) -> JSONResponse:
+    return JSONResponse({"detail": words}, status)
