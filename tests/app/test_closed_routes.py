@@ -143,6 +143,30 @@ def test_without_accounts_only_this_machine_is_answered(passed: Callable[..., in
 
 
 @pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost:8000", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:8000", 200),
+        ("", 403),
+        ("evil.example.org:8000", 403),
+        ("localhost.evil.example.org", 403),
+        ("127.0.0.1.evil.example.org", 403),
+        ("evil.example.org@127.0.0.2.x", 403),
+        ("192.168.1.7:8000", 403),
+        ("[fe80::1]:8000", 403),
+        ("[broken", 403),
+    ],
+)
+def test_a_name_that_leads_to_this_machine_is_not_this_machine(
+    passed: Callable[..., int], host: str, status: int
+) -> None:
+    assert passed(host=host) == status
+    assert passed(host=host, open_network=True) == 200
+
+
+@pytest.mark.parametrize(
     ("origin", "host", "status"),
     [
         ("http://127.0.0.1:8000", "127.0.0.1:8000", 200),
@@ -152,6 +176,7 @@ def test_without_accounts_only_this_machine_is_answered(passed: Callable[..., in
         ("http://127.0.0.1:8000.evil.example.org", "127.0.0.1:8000", 403),
         ("http://evil.example.org@127.0.0.1:8000", "127.0.0.1:8000", 403),
         ("null", "127.0.0.1:8000", 403),
+        ("http://[broken", "127.0.0.1:8000", 403),
         ("", "127.0.0.1:8000", 403),
     ],
 )
@@ -159,9 +184,9 @@ def test_a_page_of_another_server_changes_nothing(
     passed: Callable[..., int], origin: str, host: str, status: int
 ) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert passed(method, "/train/", origin=origin, host=host) == status
-        assert passed(method, "/train/", host=host) == 200  # Slicer, curl
-    assert passed("GET", origin=origin, host=host) == 200
+        assert passed(method, "/train/", open_network=True, origin=origin, host=host) == status
+        assert passed(method, "/train/", open_network=True, host=host) == 200  # Slicer, curl
+    assert passed("GET", open_network=True, origin=origin, host=host) == 200
 
 
 def test_another_machine_is_told_what_to_do(listening: Server) -> None:

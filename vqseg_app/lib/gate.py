@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
@@ -25,6 +26,12 @@ from .options import Options
 from .origins import is_foreign, limit_origins
 
 logger = logging.getLogger(__name__)
+_ONLY_HERE = (
+    "this server has no accounts, so it answers on its own machine only, at http://127.0.0.1. To open it to others "
+    "start it with `--conf accounts FILE` (`vqseg token add` makes the file), or with `--conf open_network true` to "
+    "let everybody in the network see and change everything"
+)
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
 
 def guard(application: FastAPI, accounts: Accounts, options: Options) -> None:
@@ -45,6 +52,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, accounts: Accounts, options: Options) -> None:
         self._app, self._accounts, self._options = app, accounts, options
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,13 +66,10 @@ class Gate:
     async def _refusal(self, scope: Scope) -> JSONResponse | None:
         """The answer to a request that goes no further, none when it may; then `scope` says who sends it."""
         if not (self._accounts.are_on or self._options.open_network or is_local(scope)):
-            logger.warning("a request from another machine was refused; see --conf accounts and --conf open_network")
-            return _answer(
-                403,
-                "this server has no accounts, so it answers on its own machine only (127.0.0.1). To open it to others "
-                "start it with `--conf accounts FILE` (`vqseg token add` makes the file), or with `--conf open_network "
-                "true` to let everybody in the network see and change everything",
-            )
+            if not self._has_warned:  # once: others decide how often they ask
+                logger.warning(_ONLY_HERE)
+            self._has_warned = True
+            return _answer(403, _ONLY_HERE)
         if is_foreign(scope, self._options.cors_origins):
             return _answer(403, "a page of another server may change nothing here; `--conf cors_origins` lists who may")
         rule, scope["user"] = rule_for(scope), DEFAULT_USER
@@ -96,10 +101,17 @@ class Gate:
 
 
 def is_local(scope: Scope) -> bool:
-    """Whether a request arrived where only this machine can send one: at a loopback address or at a socket file."""
+    """Whether a request arrived where only this machine can send one, a loopback address or a socket file, and was
+    meant for it: a page of the web whose name leads to 127.0.0.1 still names itself, and a proxy may pass a name on."""
     host, port = scope.get("server") or ("", 0)
-    if port is None:
-        return True
+    named = _HOST.fullmatch(Headers(scope=scope).get("host", "localhost"))
+    if named is None or not (port is None or _is_loopback(host)):
+        return False
+    name = named[1] or named[2] or ""
+    return name.lower() == "localhost" or _is_loopback(name)
+
+
+def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
