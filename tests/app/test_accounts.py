@@ -55,8 +55,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
             "MONAI_LABEL_AUTH_REALM_URI": provider.issuer,
         }
         studies = folder / "studies"
-        studies.mkdir()
-        write_nifti(studies / "case.nii.gz", VOXELS.astype(np.float32), np.eye(4))
+        for name in ("case", "other"):
+            write_nifti(studies / f"{name}.nii.gz", VOXELS.astype(np.float32))
         more = ["--uvicorn_app", "listing_app:app"]
         with serve(
             python_module(),
@@ -259,7 +259,7 @@ def test_accounts_change_while_the_server_runs(hospital: Hospital) -> None:
 
 def test_a_label_has_the_name_of_the_account(hospital: Hospital, tmp_path: Path) -> None:
     server = hospital.used_as("annotator")
-    mask = write_nifti(tmp_path / "mask.nii.gz", (VOXELS % 3).astype(np.uint8), np.eye(4))
+    mask = write_nifti(tmp_path / "mask.nii.gz", (VOXELS % 3).astype(np.uint8))
     names = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
     form = {
         "params": (None, json.dumps({"label_info": names, "user": "somebody else", "client_id": "a third"})),
@@ -271,6 +271,11 @@ def test_a_label_has_the_name_of_the_account(hospital: Hospital, tmp_path: Path)
     assert requests.put(address, params=query, files=form, headers=server.headers, timeout=60).ok
     info = server.get("/datastore/label/info", label="case", tag="final").json()
     assert info["user"] == info["client_id"] == "some.annotator"
+
+
+def test_a_study_is_held_for_the_account_that_asked(hospital: Hospital) -> None:
+    offered = hospital.used_as("user").post("/activelearning/uniform").json()
+    assert offered["strategy"]["uniform"]["client_id"] == "some.user"
 
 
 def test_a_token_of_the_identity_provider_is_an_account(hospital: Hospital) -> None:

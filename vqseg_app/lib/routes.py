@@ -110,7 +110,8 @@ def segmentation_object(app: Any, model: str, image: str, params: dict[str, Any]
 def next_study(request: Request, strategy: str, user: AsUser, params: JSONBody = None) -> Any:
     params = check_body(params)
     # OHIF sends none; without one all its users would share one reservation.
-    client = params.get("client_id") or (request.client.host if request.client else user.username)
+    host = request.client.host if request.client else user.username
+    client = params.get("client_id") or signature(user).get("client_id", host)
     app = app_instance()
     chosen = app.next_sample({**params, "client_id": client, "strategy": strategy})
     if not chosen:
