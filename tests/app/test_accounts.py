@@ -137,7 +137,7 @@ def test_the_table_and_the_application_are_about_the_same_routes(hospital: Hospi
 
 
 def test_no_rule_asks_for_less_than_the_route_itself(hospital: Hospital, app_module: Any) -> None:
-    access, names = app_module("access"), app_module("accounts")._NAMES
+    access, names = app_module("access"), app_module("accounts").ROLE_NAMES
     own = {name: role for role, name in names.items()}
     for method, path, route in walk(hospital):
         if route["role"]:

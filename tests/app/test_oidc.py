@@ -117,6 +117,14 @@ def forged(provider: Provider) -> dict[str, str]:
     }
 
 
+def test_a_token_writes_nothing_into_the_log(realm: Any, provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert realm.identity(jwt.encode(provider.claims(), stranger, "RS256", headers={"kid": "x\nfalse line"})) is None
+    assert "is refused" in caplog.text
+    assert "false line" not in caplog.text
+
+
 def test_forged_tokens_are_refused(realm: Any, provider: Provider) -> None:
     assert realm.identity(provider.token()) is not None
     accepted = {kind for kind, token in forged(provider).items() if realm.identity(token) is not None}

@@ -21,7 +21,7 @@ from vqseg.tokens import PREFIX, ROLES, Account, AccountFile, Role
 from .oidc import Identity, Realm
 
 logger = logging.getLogger(__name__)
-_NAMES: dict[Role, str] = {
+ROLE_NAMES: dict[Role, str] = {
     "user": settings.MONAI_LABEL_AUTH_ROLE_USER,
     "annotator": settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
     "reviewer": settings.MONAI_LABEL_AUTH_ROLE_REVIEWER,
@@ -89,7 +89,7 @@ def accounts_of(file: Path | None) -> Accounts:
 
 def role_of(user: User) -> Role | None:
     """The highest role a user holds."""
-    return next((role for role in reversed(ROLES) if _NAMES[role] in user.roles), None)
+    return next((role for role in reversed(ROLES) if ROLE_NAMES[role] in user.roles), None)
 
 
 async def current_user(request: Request) -> User:
@@ -108,10 +108,10 @@ def _of_account(account: Account) -> User:
 
 
 def _of_identity(identity: Identity) -> User:
-    highest = next((role for role in reversed(ROLES) if _NAMES[role] in identity.roles), None)
+    highest = next((role for role in reversed(ROLES) if ROLE_NAMES[role] in identity.roles), None)
     roles = _including_lower(highest) if highest else []
     return User(username=identity.username, email=identity.email, name=identity.name, roles=roles)
 
 
 def _including_lower(role: Role) -> list[str]:
-    return [_NAMES[lower] for lower in ROLES[: ROLES.index(role) + 1]]
+    return [ROLE_NAMES[lower] for lower in ROLES[: ROLES.index(role) + 1]]

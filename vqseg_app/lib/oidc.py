@@ -77,7 +77,8 @@ class Realm:
         except jwt.PyJWKClientConnectionError as error:
             raise ProviderError(f"{self._issuer}: its keys cannot be fetched ({error})") from None
         except (jwt.PyJWTError, ValueError) as error:
-            logger.info("a token of %s is refused: %s", self._issuer, error)
+            # Not its words: they repeat what a stranger put into the token.
+            logger.info("a token for %s is refused: %s", self._issuer, type(error).__name__)
             return None
         return self._read(claims)
 
@@ -88,7 +89,6 @@ class Realm:
             "username": username,
             "password": password,
             "grant_type": "password",
-            "scope": "openid",
         }
         reply = self._ask("POST", self._described("token_endpoint"), data=form)
         if reply.status_code >= 500:
@@ -101,7 +101,7 @@ class Realm:
     def _read(self, claims: Mapping[str, Any]) -> Identity | None:
         username = claims.get(self._settings.MONAI_LABEL_AUTH_TOKEN_USERNAME)
         if not isinstance(username, str) or not 0 < len(username) <= _LONGEST_NAME or not username.isprintable():
-            logger.info("a token of %s is refused: it names no user", self._issuer)
+            logger.info("a token for %s is refused: it names no user", self._issuer)
             return None
         roles: Any = claims
         for part in self._settings.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#"):
