@@ -28,6 +28,7 @@ from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
 from lib.pacs_datastore import PACSStudies
 from lib.process import is_child, show_errors_in_words, stop_in_words
+from lib.proposals import Proposals
 from lib.ranking import ranking_page
 from lib.request_rules import image_is_file
 from lib.reservations import Reservations
@@ -87,6 +88,7 @@ class VQSegApp(MONAILabelApp):
         self.cold_start = ColdStart(self.live, self.run / "cold_start", config, self.options.device)
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
+        self.proposals = Proposals()
         self.active = config.active
         default_strategy(self.active.strategy)
         cold_strategy(self.active.cold_strategy)
@@ -101,14 +103,8 @@ class VQSegApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
-            return PACSStudies(
-                PACS(self.studies), self.run / "pacs", self.options.pacs_cache_gb * 1e9, self.label_set, self._version
-            )
+            return PACSStudies(PACS(self.studies), self.run / "pacs", self.options.pacs_cache_gb * 1e9, self.label_set)
         return StudiesFolder(self.studies, self.label_set)
-
-    def _version(self) -> str | None:
-        version = self.live.version()
-        return version.name if version else None
 
     def init_infers(self) -> dict[str, InferTask]:
         return {NAME: VQSegInference(self.live, self.cache, self.current_labels)}
@@ -141,6 +137,8 @@ class VQSegApp(MONAILabelApp):
         image, upload = request["image"], image_is_file.get()
         path = image if upload else datastore.get_image_uri(self.check_image(image))
         file, params = self._infers[request["model"]]({**request, "image": path, "keep_signals": not upload})
+        if not upload:
+            self.proposals.note(image, params["model_version"], request.get("client_id"), request.get("client_address"))
         tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
         kept = bool(request.get("save_label")) and not upload
         names = [{"name": name, "idx": value} for name, value in params["label_names"].items()]

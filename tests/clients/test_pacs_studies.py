@@ -31,7 +31,7 @@ def studies(pacs: Any, tmp_path: Path, app_module: Any) -> Callable[..., Any]:
         label_set = app_module("labels").LabelSet(labels, None)
         client = app_module("pacs").PACS(url)
         folder = tmp_path / f"cache{next(made)}"
-        return app_module("pacs_datastore").PACSStudies(client, folder, gigabytes * 1e9, label_set, lambda: "0007")
+        return app_module("pacs_datastore").PACSStudies(client, folder, gigabytes * 1e9, label_set)
 
     yield make
     pacs.delete("SEG")
@@ -81,7 +81,7 @@ def test_numbers_of_the_client_are_mapped_by_name(pacs: Any, studies: Any) -> No
 def test_the_segmentation_in_the_pacs_says_who_and_what(pacs: Any, studies: Any) -> None:
     mask = phantom_mask(pacs, "phantom_0")
     names = [("tumour", 1), ("lung", 2)]
-    submit(studies(), pacs.series["phantom_0"], mask, names, client_id="Dr. Who", model="vqseg")
+    submit(studies(), pacs.series["phantom_0"], mask, names, client_id="Dr. Who", model_version="0007")
     (stored,) = pacs.instances("SEG")
     assert [(segment.SegmentNumber, segment.SegmentLabel) for segment in stored.SegmentSequence] == [
         (1, "tumour"),

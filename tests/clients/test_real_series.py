@@ -37,7 +37,7 @@ def dicomweb(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> I
 def studies(dicomweb: str, tmp_path: Path, app_module: Callable[[str], ModuleType]) -> Any:
     label_set = app_module("labels").LabelSet({"nodule": 1, "tumour": 2}, None)
     client = app_module("pacs").PACS(dicomweb)
-    return app_module("pacs_datastore").PACSStudies(client, tmp_path, 1e9, label_set, lambda: None)
+    return app_module("pacs_datastore").PACSStudies(client, tmp_path, 1e9, label_set)
 
 
 def series_of(dicomweb: str, slices: int) -> str:

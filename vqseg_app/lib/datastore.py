@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from vqseg.data.reading import read_grid, read_image, write_mask
 from vqseg.errors import ConfigError, ImageError
@@ -29,6 +32,7 @@ from vqseg.files import new_file
 
 from .arriving_label import read_arriving_label
 from .errors_over_rest import ConflictError, UnknownError
+from .label_versions import LabelVersion, LabelVersions
 from .labels import LabelSet
 from .process import is_child
 
@@ -41,6 +45,7 @@ class StudiesFolder(LocalDatastore):
 
     def __init__(self, folder: str, label_set: LabelSet) -> None:
         self.label_set = label_set
+        self._versions = LabelVersions(Path(folder) / ".vqseg" / "label_versions")
         self._threads = threading.RLock()
         self._seen: tuple[int, int] | None = None
         # Not `.lock`: that one is taken inside the methods of the base class.
@@ -89,13 +94,44 @@ class StudiesFolder(LocalDatastore):
             if study is None:
                 raise UnknownError("image", image_id, self._datastore.objects)
             target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
-            write_mask(mask, grid, target)
+            self._keep_former(image_id, label_tag)
+            version = self._versions.keep(image_id, label_tag, partial(write_mask, mask, grid), info)
+            with new_file(target) as temporary:
+                shutil.copyfile(self._versions.file(version), temporary)
             info.update(ts=int(time.time()), name=target.name)
             study.labels[label_tag] = DataModel(info=info, ext=".nii.gz")
             self._update_datastore_file()
             if former and Path(former) != target.resolve():
                 Path(former).unlink(missing_ok=True)
         return image_id
+
+    def label_versions(self, image_id: str) -> list[LabelVersion]:
+        """Every label of an image that was ever kept, the oldest first, be it removed since. Raises `UnknownError`."""
+        versions = self._versions.of(image_id)
+        if not versions:
+            self._known_image(image_id)
+        return versions
+
+    def label_version_file(self, image_id: str, version: str) -> Path:
+        """The mask of a version. Raises `UnknownError`, and `DataError` when it is damaged."""
+        return self._versions.file(self._versions.find(image_id, version))
+
+    def restore_label(self, image_id: str, version: str, user: str) -> str:
+        """Submit a version once more, as the final label. Raises `UnknownError`, `DataError`, `LabelError`."""
+        former = self._versions.find(image_id, version)
+        origin = {"label_info": former.label_info, "model_version": former.model_version}
+        info = {**origin, "user": user, "restored": version}
+        return self.save_label(image_id, str(self._versions.file(former)), DefaultLabelTag.FINAL.value, info)
+
+    def _keep_former(self, image_id: str, label_tag: str) -> None:
+        """Keep a label that lies in the folder without having been submitted, before it is replaced or removed."""
+        file = Path(self.get_label_uri(image_id, label_tag) or "-")
+        if file.is_file() and not self._versions.holds(image_id, file):
+            # What the index says of the user and the model is said of another file.
+            info = {**self.get_label_info(image_id, label_tag), "user": None, "model_version": None}
+            made = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+            write, suffix = partial(shutil.copyfile, file), self._to_id(file.name)[1]
+            self._versions.keep(image_id, label_tag, write, info, suffix=suffix, time=made)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Check an image and keep it; one that is there stays as it is, since labels may belong to it."""
@@ -128,7 +164,9 @@ class StudiesFolder(LocalDatastore):
         with self._writing():
             if not self.get_label_uri(label_id, label_tag):
                 raise UnknownError(f"label ({label_tag})", label_id, self.get_labeled_images(label_tag))
+            self._keep_former(label_id, label_tag)
             super().remove_label(label_id, label_tag)
+            self.refresh()  # else the index has it until the watcher has looked
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         with self._writing():

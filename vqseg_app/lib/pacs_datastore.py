@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,16 @@ from vqseg.data.dicom_series import read_series_header, referenced_series
 from vqseg.data.grid import Grid
 from vqseg.data.reading import is_nifti, read_grid, read_mask, write_mask
 from vqseg.errors import ConfigError, ImageError, LabelError, VQSegError
-from vqseg.files import read_json, write_json
+from vqseg.files import new_file, read_json, write_json
 
 from .arriving_label import read_arriving_label
 from .datastore import check_tag
 from .errors_over_rest import UnknownError
+from .label_versions import LabelVersion, LabelVersions, utc
 from .labels import LabelSet
 from .pacs import PACS, UID_PATTERN, PACSError, Series
 from .pacs_cache import PACSCache
-from .pacs_listing import Listing, PACSListing
+from .pacs_listing import Listing, PACSListing, Segmentation
 from .pacs_unsent import UnsentMasks
 from .result_files import result_file
 
@@ -44,7 +48,7 @@ MODALITIES = ("CT", "MR")
 
 class PACSStudies(Datastore):
     """Args: `pacs`; `folder` of the cache and `largest_bytes` of images in it; `label_set` says which structures there
-    are; `live_version` which model made the masks that are corrected.
+    are.
     """
 
     def __init__(
@@ -53,12 +57,12 @@ class PACSStudies(Datastore):
         folder: Path,
         largest_bytes: float,
         label_set: LabelSet,
-        live_version: Callable[[], str | None],
     ) -> None:
-        self._pacs, self._folder, self._label_set, self._live_version = pacs, folder, label_set, live_version
+        self._pacs, self._folder, self._label_set = pacs, folder, label_set
         self._cache = PACSCache(pacs, folder, largest_bytes)
         self._held = PACSListing(pacs, MODALITIES)
         self._unsent = UnsentMasks(folder)
+        self._versions = LabelVersions(folder / "label_versions")
         self._info = folder / "info.json"
 
     # --- what there is ---
@@ -182,14 +186,19 @@ class PACSStudies(Datastore):
             )
             _check_reference(arrived, image_id)
             if label_tag != FINAL:
-                write_mask(mask, grid, self._tagged(image_id, label_tag))
+                # A SEG in the PACS is a version by itself.
+                kept = self._versions.keep(
+                    image_id, label_tag, partial(write_mask, mask, grid), {**info, "label_info": names}
+                )
+                with new_file(self._tagged(image_id, label_tag)) as temporary:
+                    shutil.copyfile(self._versions.file(kept), temporary)
                 return image_id
         if not mask.any():
             raise LabelError(image_id, "the mask is empty: a label needs at least one voxel of one structure")
         known = {**labels, **{entry["name"]: entry["idx"] for entry in names}}
         if not known:
             known = {f"label_{value}": value for value in range(1, int(mask.max()) + 1)}
-        version = info.get("model_version") or (self._live_version() if info.get("model") else None)
+        version = info.get("model_version")
         told["label_info"] = [{"name": name, "idx": value} for name, value in known.items()]
         with (
             self._kept_when_refused(image_id, arrived, told, lambda file: write_mask(mask, grid, file)),
@@ -201,6 +210,22 @@ class PACSStudies(Datastore):
         self._unsent.forget(arrived, image_id)
         self.refresh()
         return image_id
+
+    def label_versions(self, image_id: str) -> list[LabelVersion]:
+        """The labels of other tags that were ever kept, then every SEG of an image, the oldest first."""
+        self._image(image_id)
+        held = self._held.now().segmentations
+        return [*self._versions.of(image_id), *(_version(one) for one in held if one.image == image_id)]
+
+    def label_version_file(self, image_id: str, version: str) -> Path:
+        """The mask of a version, NIfTI or DICOM SEG. Raises `UnknownError`, and `DataError` when it is damaged."""
+        return self._version_file(self._version(image_id, version))
+
+    def restore_label(self, image_id: str, version: str, user: str) -> str:
+        """Send a version to the PACS once more, as the newest SEG. Raises `UnknownError`, `DataError`, `LabelError`."""
+        former = self._version(image_id, version)
+        info = {"label_info": former.label_info, "model_version": former.model_version, "user": user}
+        return self.save_label(image_id, str(self._version_file(former)), FINAL, info)
 
     def as_segmentation(self, image_id: str, mask: Path, labels: Mapping[str, int], model_version: str) -> Path:
         """A mask of the model as a new temporary DICOM SEG. Raises `LabelError` when it is empty."""
@@ -284,6 +309,17 @@ class PACSStudies(Datastore):
                 logger.error(words)
             raise
 
+    def _version(self, image_id: str, version: str) -> LabelVersion:
+        versions = {known.version: known for known in self.label_versions(image_id)}
+        if version not in versions:
+            raise UnknownError("label version", version, versions)
+        return versions[version]
+
+    def _version_file(self, version: LabelVersion) -> Path:
+        held = self._held.now().segmentations
+        series = next((one.series for one in held if one.series.uid == version.version), None)
+        return self._cache.label(series) if series else self._versions.file(version)
+
     def _structures(self) -> dict[str, int]:
         """Every structure of the labels, numbered in the order in which they first appeared."""
         ordered = sorted(self._held.now().labels.values(), key=lambda label: (label.made, label.series.uid))
@@ -302,6 +338,25 @@ class PACSStudies(Datastore):
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         return read_json(self._info) or {}
+
+
+def _version(segmentation: Segmentation) -> LabelVersion:
+    """A SEG says when it was made in the time of the machine that made it, which is taken for this one's."""
+    try:
+        made = utc(datetime.strptime(segmentation.made.partition(".")[0], "%Y%m%d%H%M%S"))
+    except ValueError:
+        made = ""
+    return LabelVersion(
+        version=segmentation.series.uid,
+        image=segmentation.image,
+        tag=FINAL,
+        time=made,
+        user=segmentation.creator or None,
+        model_version=segmentation.model_version,
+        sha256=None,
+        label_info=[{"name": name, "idx": number} for number, name in enumerate(segmentation.names, 1)],
+        info={},
+    )
 
 
 def _check_reference(label: Path, image_id: str) -> None:

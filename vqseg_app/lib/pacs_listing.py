@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from vqseg.data.dicom_seg import segment_names
+from vqseg.data.dicom_seg import model_of, segment_names
 from vqseg.data.dicom_series import referenced_series
 
 from .pacs import PACS, PACSAwayError, PACSError, Series
@@ -32,20 +32,25 @@ _PATIENCE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A SEG series: the image it belongs to (empty when it does not say), when it was made, its structures."""
+    """A SEG series: the image it belongs to (empty when it does not say), when it was made (DICOM, local time), its
+    structures, its annotator and the version of our model whose mask was corrected, where it says so.
+    """
 
     series: Series
     image: str
     made: str
     names: tuple[str, ...]
+    creator: str = ""
+    model_version: str | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the PACS holds: images by series UID, and the newest SEG of each labelled image."""
+    """What the PACS holds: images by series UID, the newest SEG of each labelled one; every SEG, the oldest first."""
 
     images: Mapping[str, Series] = field(default_factory=dict)
     labels: Mapping[str, Segmentation] = field(default_factory=dict)
+    segmentations: Sequence[Segmentation] = ()
 
 
 @dataclass
@@ -119,7 +124,7 @@ class PACSListing:
         # The newest of an image comes last and stays.
         ordered = sorted(found, key=lambda segmentation: (segmentation.made, segmentation.series.uid))
         labels = {segmentation.image: segmentation for segmentation in ordered if segmentation.image in images}
-        listing = Listing(images, labels)
+        listing = Listing(images, labels, ordered)
         with self._lock:
             # An answer to a former question may come after that to a later one.
             if self.last is None or self._question is question:
@@ -144,6 +149,7 @@ class PACSListing:
                 referenced_series(header),
                 f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}",
                 _names(series, header),
+                *_origin(header),
             )
         return self._segmentations[series.uid]
 
@@ -154,6 +160,13 @@ def _names(series: Series, header: Dataset) -> tuple[str, ...]:
     except (AttributeError, TypeError, ValueError) as error:  # whoever reads the label names the reason
         logger.warning("the structures of the SEG series %s cannot be read: %r", series.uid, error)
         return ()
+
+
+def _origin(header: Dataset) -> tuple[str, str | None]:
+    try:
+        return str(header.get("ContentCreatorName") or ""), model_of(header)
+    except (AttributeError, TypeError, ValueError):  # it is told, and nothing depends on it
+        return "", None
 
 
 def _in_event_loop() -> bool:

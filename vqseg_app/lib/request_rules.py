@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any
 
-from fastapi import BackgroundTasks, Depends
+from fastapi import BackgroundTasks, Depends, Request
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from pydantic_core import from_json
@@ -23,6 +23,14 @@ AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
 
+
+def client_address(request: Request) -> str:
+    """Where a request comes from; behind a reverse proxy all come from there."""
+    return request.client.host if request.client else ""
+
+
+ClientAddress = Annotated[str, Depends(client_address)]
+
 # monailabel 0.8.5 merges `params` over these keys of the request, which come from the address instead.
 _RESERVED = (
     "image",
@@ -33,6 +41,7 @@ _RESERVED = (
     "bundle_path",
     "save_label",
     "keep_signals",
+    "client_address",
     "_image_id",
 )
 

@@ -26,7 +26,7 @@ from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError, VQSegError
 
-from . import pacs_proxy, ranking, viewer
+from . import label_routes, pacs_proxy, ranking, viewer
 from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
@@ -35,6 +35,7 @@ from .request_rules import (
     AsAdmin,
     AsAnnotator,
     AsUser,
+    ClientAddress,
     check_body,
     cleaned_up,
     image_is_file,
@@ -52,7 +53,7 @@ FormText = Annotated[str, Form()]
 def install(application: FastAPI) -> None:
     """Put the routes in front of the running application's own, with our answers to errors."""
     routes = application.router.routes
-    for own in (router, ranking.router, pacs_proxy.router, viewer.router):
+    for own in (router, ranking.router, label_routes.router, pacs_proxy.router, viewer.router):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
     add_handlers(application)
@@ -63,6 +64,7 @@ def run_inference(
     background: BackgroundTasks,
     model: str,
     user: AsUser,
+    address: ClientAddress,
     image: str = "",
     session_id: str = "",
     params: FormText = "{}",
@@ -78,7 +80,7 @@ def run_inference(
         raise ConfigError("no image given: name one of the datastore (?image=ID) or send one as `file`")
     if not (file or session_id):
         app.check_image(image)
-    given = without_reserved(json_object(params))
+    given = {**without_reserved(json_object(params)), "client_address": address}
     if output == infer.ResultType.dicom_seg:
         return segmentation_object(app, model, image, given)
     text = json.dumps(given)
@@ -233,12 +235,15 @@ def add_image(
 def save_label(
     background: BackgroundTasks,
     user: AsAnnotator,
+    address: ClientAddress,
     image: str,
     label: Annotated[UploadFile, File()],
     params: FormText = "{}",
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> Any:
     given = json_object(params)
+    proposed = app_instance().proposals.version(image, given.get("client_id"), address)
+    given["model_version"] = given.get("model_version") or proposed
     text = json.dumps(given | signature(user))
     with cleaned_up(background):
         return datastore.save_label(background, image, text, tag, label, user.username)

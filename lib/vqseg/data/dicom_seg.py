@@ -26,7 +26,7 @@ from vqseg.data.grid import LPS_TO_RAS, Grid
 from vqseg.errors import LabelError
 from vqseg.files import new_file
 
-__all__ = ["Origin", "decode_segmentation", "segment_names", "write_segmentation"]
+__all__ = ["Origin", "decode_segmentation", "model_of", "segment_names", "write_segmentation"]
 
 # Distance of a frame from the image's voxels up to which it counts as lying on them, in voxels: more than a slice may
 # lie off the regular grid (`dicom_series`), for a frame lies where its slice says.
@@ -55,6 +55,7 @@ _ABNORMAL = {
     "lesion": Code("52988006", "SCT", "Lesion"),
     "nodule": Code("27925004", "SCT", "Nodule"),
 }
+_ALGORITHM = "VQ-Seg"
 _ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 # In the dictionary too, but they name a side, not a structure.
 _QUALIFIERS = ("left", "right")
@@ -159,6 +160,15 @@ def segment_names(dataset: Dataset) -> dict[int, str]:
     return {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
 
 
+def model_of(dataset: Dataset) -> str | None:
+    """Version of the model whose mask was corrected; none in a SEG of other programs than `write_segmentation`."""
+    for segment in dataset.get("SegmentSequence") or []:
+        for algorithm in segment.get("SegmentationAlgorithmIdentificationSequence") or []:
+            if algorithm.get("AlgorithmName") == _ALGORITHM:
+                return str(algorithm.get("AlgorithmVersion") or "") or None
+    return None
+
+
 def decode_segmentation(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
     """Read a SEG that belongs to an image with `grid`; returns uint8 (X, Y, Z) in the axis order of the image's file.
 
@@ -213,7 +223,7 @@ def _description(number: int, name: str, origin: Origin) -> hd.seg.SegmentDescri
     algorithm = None
     if origin.model_version is not None:
         algorithm = hd.AlgorithmIdentificationSequence(
-            name="VQ-Seg", version=origin.model_version, family=_ARTIFICIAL_INTELLIGENCE
+            name=_ALGORITHM, version=origin.model_version, family=_ARTIFICIAL_INTELLIGENCE
         )
     abnormal = _ABNORMAL.get(name.lower())
     return hd.seg.SegmentDescription(
