@@ -28,10 +28,11 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from vqseg.data.reading import read_grid, read_image, write_mask
 from vqseg.errors import ConfigError, ImageError
-from vqseg.files import new_file
+from vqseg.files import new_file, remove_leftovers
 
 from .arriving_label import read_arriving_label
 from .errors_over_rest import ConflictError, UnknownError
+from .index_repair import fault_of, recover_label_details, set_aside, without_nan
 from .label_versions import LabelVersion, LabelVersions
 from .labels import LabelSet
 from .process import is_child
@@ -57,6 +58,9 @@ class StudiesFolder(LocalDatastore):
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_child(),
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or is_child(),
         )
+        with self._writing():
+            for written in (self._datastore_path, self._versions.folder, *Path(folder, "labels").iterdir()):
+                remove_leftovers(Path(written))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -182,7 +186,27 @@ class StudiesFolder(LocalDatastore):
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         with self._threads:
+            index = Path(self._datastore_config_path)
+            if _state_of(index) != self._seen and fault_of(index):
+                self._repair(index)
             super()._init_from_datastore_file(throw_exception)
+
+    def _repair(self, index: Path) -> None:
+        """Replace an index that cannot be read by what is in memory, which at the start is nothing, and on the disk."""
+        with self._processes:
+            # Meanwhile another process may have done so.
+            if (fault := fault_of(index)) is None:
+                return
+            content = without_nan(index)
+            set_aside(index, fault)
+            if content is not None:
+                content.base_path = self._datastore_path
+                self._datastore = content
+            self._update_datastore_file()
+            Path(self._datastore.label_path(None)).mkdir(exist_ok=True)
+            super()._reconcile_datastore()
+            recover_label_details(self._datastore, self._versions)
+            self._update_datastore_file()
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         """Write the index, whole or not at all: half of one stops the next start of the server.
