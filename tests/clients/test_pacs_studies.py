@@ -93,6 +93,39 @@ def test_the_segmentation_in_the_pacs_says_who_and_what(pacs: Any, studies: Any)
     assert stored.SegmentationType == "BINARY"
 
 
+def test_every_segmentation_is_a_version_and_can_be_sent_again(pacs: Any, studies: Any, tmp_path: Path) -> None:
+    store, image, mask = studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0")
+    names = [("tumour", 1), ("lung", 2)]
+    submit(store, image, mask, names, client_id="Dr. First", model_version="0007")
+    submit(store, image, np.where(mask == 2, 2, 0).astype(np.uint8), names, client_id="Dr. Second")
+    first, second = store.label_versions(image)
+    assert [(one.tag, one.model_version) for one in (first, second)] == [("final", "0007"), ("final", None)]
+    assert ("First" in (first.user or ""), "Second" in (second.user or "")) == (True, True)
+    assert [entry["name"] for entry in first.label_info] == ["tumour", "lung"]
+    assert not (read(store, image) == 1).any()
+    store.restore_label(image, first.version, "Dr. Third")
+    assert np.array_equal(read(store, image), mask)
+    *former, last = store.label_versions(image)
+    assert (former, last.model_version) == ([first, second], "0007")
+    assert pydicom.dcmread(store.label_version_file(image, second.version)).SeriesInstanceUID == second.version
+
+
+def test_labels_of_other_tags_are_versions_on_this_machine(pacs: Any, studies: Any, tmp_path: Path) -> None:
+    store, image, mask = studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0")
+    file = tmp_path / "label.bin"
+    for voxels in (mask, np.roll(mask, 1, axis=0)):
+        file.write_bytes(voxels.tobytes(order="F"))
+        store.save_label(image, str(file), "review", {"user": "reader"})
+    assert [(one.version, one.tag, one.user) for one in store.label_versions(image)] == [
+        ("0001", "review", "reader"),
+        ("0002", "review", "reader"),
+    ]
+    kept = nib.load(store.label_version_file(image, "0001"))
+    assert np.array_equal(np.asarray(kept.dataobj), mask)
+    newest = store.label_version_file(image, "0002")
+    assert Path(store.get_label_uri(image, "review")).read_bytes() == newest.read_bytes()
+
+
 def test_a_structure_that_is_not_in_the_mask_is_not_stored(pacs: Any, studies: Any) -> None:
     """Slicer lists empty segments too."""
     only_lung = np.where(phantom_mask(pacs, "phantom_0") == 2, 2, 0).astype(np.uint8)
