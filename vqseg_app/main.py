@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.accounts import Accounts, accounts_of
+from lib.audit import AuditLog
 from lib.batch import OneByOne
 from lib.cold_start import ColdStart, cold_strategy
 from lib.datastore import StudiesFolder
@@ -23,6 +24,7 @@ from lib.gate import guard
 from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
+from lib.metrics import Metrics, ServerState
 from lib.options import read_options
 from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
@@ -40,6 +42,7 @@ from lib.scoring_queue import queue_scoring, score_every_version
 from lib.selection import Selector
 from lib.strategies import SERVED, NextStudy, default_strategy
 from lib.training import VQSegTraining
+from lib.watching import watch_requests
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
@@ -89,6 +92,8 @@ class VQSegApp(MONAILabelApp):
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.proposals = Proposals()
+        self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
+        self.audit = AuditLog(self.run)
         self.active = config.active
         default_strategy(self.active.strategy)
         cold_strategy(self.active.cold_strategy)
@@ -136,7 +141,8 @@ class VQSegApp(MONAILabelApp):
         datastore = datastore or self.datastore()
         image, upload = request["image"], image_is_file.get()
         path = image if upload else datastore.get_image_uri(self.check_image(image))
-        file, params = self._infers[request["model"]]({**request, "image": path, "keep_signals": not upload})
+        with self.metrics.inference():
+            file, params = self._infers[request["model"]]({**request, "image": path, "keep_signals": not upload})
         if not upload:
             self.proposals.note(image, params["model_version"], request.get("client_id"), request.get("client_address"))
         tag = request.get("label_tag") or DefaultLabelTag.ORIGINAL.value
@@ -200,6 +206,7 @@ class VQSegApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
+            watch_requests(server.app, self.metrics, self.audit)
             install(server.app)
             guard(server.app, self.accounts, self.options)
             # A child that trains or scores has no queue of its own.

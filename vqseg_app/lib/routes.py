@@ -26,7 +26,7 @@ from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError, VQSegError
 
-from . import label_routes, pacs_proxy, ranking, viewer
+from . import health, label_routes, metrics, pacs_proxy, ranking, viewer
 from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
@@ -53,7 +53,8 @@ FormText = Annotated[str, Form()]
 def install(application: FastAPI) -> None:
     """Put the routes in front of the running application's own, with our answers to errors."""
     routes = application.router.routes
-    for own in (router, ranking.router, label_routes.router, pacs_proxy.router, viewer.router):
+    modules = (ranking, label_routes, health, metrics, pacs_proxy, viewer)
+    for own in (router, *(module.router for module in modules)):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
     add_handlers(application)
@@ -118,6 +119,7 @@ def next_study(request: Request, strategy: str, user: AsUser, params: JSONBody =
     chosen = app.next_sample({**params, "client_id": client, "strategy": strategy})
     if not chosen:
         return {}
+    request.state.image = chosen["id"]  # for the audit log
     studies = app.datastore()
     info = studies.get_image_info(chosen["id"])
     offered = info.get("strategy") if isinstance(info.get("strategy"), dict) else {}

@@ -1,0 +1,82 @@
+"""Does the server live, and is it ready for clients: for whoever starts it anew or sends clients to it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.utils.app import app_instance
+
+from vqseg.errors import VQSegError
+
+from .live_model import LiveModel
+from .request_rules import AsUser
+
+router = APIRouter(prefix="/vqseg/health", tags=["App"])
+_FINE = "ok"
+# Room for the labels of a day and a checkpoint.
+_LEAST_FREE_BYTES = 500_000_000
+
+
+@router.get("/live", summary="Whether the server answers at all")
+async def live(user: AsUser) -> dict[str, bool]:
+    # In the event loop: no thread need be free for it.
+    return {"live": True}
+
+
+@router.get("/ready", summary="Whether studies, model and disk are there; 503 when one is not")
+def ready(user: AsUser) -> JSONResponse:
+    found = readiness()
+    return JSONResponse(found, 200 if found["ready"] else 503)
+
+
+@router.get("", summary="Both; 200 even when the server is not ready")
+def health(user: AsUser) -> dict[str, Any]:
+    return {"live": True, **readiness()}
+
+
+def readiness() -> dict[str, Any]:
+    """`ready`, and by name of a check `ok` or what is wrong."""
+    app = app_instance()
+    local = [Path(app.studies)] if Path(app.studies).is_absolute() else []
+    checks = {
+        "datastore": datastore_fault(app.datastore(), local) or _FINE,
+        "model": model_fault(app.live) or _FINE,
+        "disk": disk_fault([app.run, *local]) or _FINE,
+    }
+    return {"ready": all(words == _FINE for words in checks.values()), "checks": checks}
+
+
+def datastore_fault(datastore: Datastore, local: Iterable[Path] = ()) -> str | None:
+    """Why the studies, in a `local` folder or a PACS, cannot be listed."""
+    if not all(folder.is_dir() for folder in local):
+        return "the folder of the studies is gone"
+    try:
+        return datastore.status().get("error")
+    except (VQSegError, OSError) as error:
+        return getattr(error, "strerror", None) or str(error)
+
+
+def model_fault(model: LiveModel) -> str | None:
+    """Why there is no answer yet although a model was published; before the first training none is expected."""
+    version = model.version()
+    return f"model version {version.name} is not loaded" if version and not model.is_loaded() else None
+
+
+def disk_fault(folders: Iterable[Path], least: float = _LEAST_FREE_BYTES) -> str | None:
+    """Where less than `least` bytes are free, or nothing is known of it."""
+    for folder in folders:
+        # The folder of a training appears with the first one.
+        place = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            return f"{folder.name}: {error.strerror}"
+        if free < least:
+            return f"{folder.name}: {free / 1e6:.0f} MB are free on its disk, at least {least / 1e6:.0f} are needed"
+    return None
