@@ -130,6 +130,33 @@ def test_what_was_removed_can_be_restored(place: Workplace) -> None:
     assert place.datastore.label_version_file("study", "0001").read_bytes() == first
 
 
+def test_versions_outlive_their_image(place: Workplace) -> None:
+    place.label("study", random_mask(0))
+    kept = live(place)
+    place.datastore.remove_image("study")
+    assert place.datastore.list_images() == []
+    assert place.datastore.label_version_file("study", "0001").read_bytes() == kept
+    with pytest.raises(VQSegError, match="unknown image 'study'"):
+        place.datastore.restore_label("study", "0001", "reviewer")
+
+
+def test_a_number_is_given_once(tmp_path: Path, app_module: Any) -> None:
+    """A PACS has no lock around it as a folder of studies has."""
+    versions = app_module("label_versions").LabelVersions(tmp_path / "versions")
+
+    def keep(number: int) -> str:
+        made = versions.keep("study", "review", lambda file: file.write_bytes(b"%d" % number), {"user": str(number)})
+        return str(made.version)
+
+    with ThreadPoolExecutor(8) as threads:
+        numbers = list(threads.map(keep, range(40)))
+    assert sorted(numbers) == [f"{number:04d}" for number in range(1, 41)]
+    assert all(versions.file(one).read_bytes() == (one.user or "").encode() for one in versions.of("study"))
+    # An image whose id looks like the version of another.
+    versions.keep("study.0001", "review", lambda file: file.touch(), {})
+    assert len(versions.of("study")) == 40
+
+
 def test_a_refused_label_is_no_version(place: Workplace, tmp_path: Path) -> None:
     with pytest.raises(VQSegError):
         place.datastore.save_label("study", str(mask_file(tmp_path / "bad.nii.gz", np.full((8, 8, 8), 9))), "final", {})
