@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from monailabel.config import settings
 from servers import ROOT, environment
 from workplaces import Workplace
 
@@ -38,9 +38,7 @@ NAMES = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
 
 
 @pytest.fixture
-def place(tmp_path: Path, app_module: Any, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    # watchdog 7.1 warns when folders come and go faster than it looks, and here warnings are errors.
-    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+def place(tmp_path: Path, app_module: Any) -> Workplace:
     made = Workplace(tmp_path, app_module)
     made.add(study=np.zeros((8, 8, 8)))
     return made
@@ -199,6 +197,16 @@ def test_monai_label_takes_versions_for_nothing(place: Workplace) -> None:
     place.datastore.refresh()
     assert place.datastore.status() == {"total": 1, "completed": 1, "label_tags": {"final": 1}}
     assert [path.name for path in (place.folder / "labels" / "final").iterdir()] == ["study.nii.gz"]
+
+
+def test_files_that_somebody_puts_there_are_still_seen(place: Workplace, tmp_path: Path) -> None:
+    for folder in (place.folder, place.folder / "labels" / "final"):
+        shutil.copy(mask_file(tmp_path / "put.nii.gz", random_mask(0)), folder / "put.nii.gz")
+        end = time.monotonic() + 10
+        seen = place.datastore.list_images if folder == place.folder else place.datastore.get_labeled_images
+        while "put" not in seen():
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_a_proposal_is_remembered_by_the_name_of_the_client_first(app_module: Any) -> None:

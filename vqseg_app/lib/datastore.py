@@ -58,9 +58,22 @@ class StudiesFolder(LocalDatastore):
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_child(),
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY or is_child(),
         )
+        if observer := getattr(self, "_observer", None):
+            self._watch_only_what_counts(observer)
         with self._writing():
             for written in (self._datastore_path, self._versions.folder, *Path(folder, "labels").iterdir()):
                 remove_leftovers(Path(written))
+
+    def _watch_only_what_counts(self, observer: Any) -> None:
+        """Let the watcher look into the folders of images and labels, and no deeper.
+
+        monailabel 0.8.5 watches every folder below, though it heeds these alone; so watchdog 7.1 trips over the folders
+        in which files are written before they appear, and says so at length.
+        """
+        observer.unschedule_all()
+        labels = Path(self._datastore.label_path(None))
+        for folder in (self._datastore_path, *filter(Path.is_dir, labels.iterdir())):
+            observer.schedule(self._handler, str(folder), recursive=False)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

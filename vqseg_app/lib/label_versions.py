@@ -3,8 +3,7 @@
 Files `<folder>/<image>.<number>.nii.gz`, or `.nii`, and `<image>.<number>.json`, without which the mask does not count.
 For a studies folder this is `.vqseg/label_versions/` in it, so that versions go where the studies go. Not in `labels/`:
 there monailabel 0.8.5 takes every folder for a label tag. Images it looks for in the studies folder itself alone, and
-whoever reads `labels/final/` finds what is final and nothing else. One folder for all: the watcher of the studies takes
-one of the system's few watches for every folder in them.
+whoever reads `labels/final/` finds what is final and nothing else.
 """
 
 from __future__ import annotations
