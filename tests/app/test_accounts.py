@@ -24,7 +24,12 @@ from vqseg.tokens import ROLES, AccountFile
 
 VOXELS = np.arange(16**3).reshape(16, 16, 16)
 # Each with its reason in access.RULES.
-OPEN = {("GET", "/auth/"), ("POST", "/auth/token")}
+OPEN = {
+    ("GET", "/auth/"),
+    ("POST", "/auth/token"),
+    ("GET", "/vqseg/health/live"),
+    ("GET", "/vqseg/health/ready"),
+}
 
 
 @dataclass

@@ -85,9 +85,9 @@ PLACES = {
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file but the log, the index and locks: the server's temporary folder is among them."""
+    """Every file but the logs, the index and locks: the server's temporary folder is among them."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path): path.read_bytes() for path in files if path.suffix not in (".log", ".json", ".lock")}
+    return {str(path): path.read_bytes() for path in files if path.suffix not in (".log", ".json", ".jsonl", ".lock")}
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,7 @@ class StudiesFolder(LocalDatastore):
         with self._writing():
             self._known_image(image_id)
             super().remove_image(image_id)
+            self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         with self._writing():
