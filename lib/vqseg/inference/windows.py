@@ -17,9 +17,18 @@ _OVERLAP = 0.5
 
 
 def slide(
-    image: Tensor, size: Sequence[int], look: Look, *, at_a_time: int, outside: float, device: torch.device
+    image: Tensor,
+    size: Sequence[int],
+    look: Look,
+    *,
+    at_a_time: int,
+    outside: float,
+    device: torch.device,
+    go_on: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, ...]:
     """What `look` says of overlapping windows of `image` (B, 1, *spatial), blended, on the CPU.
+
+    `go_on` is called before each batch of windows; what it raises ends the work there.
 
     An image that is smaller than a window of `size` is padded with the value `outside`. `look` is also given a weight
     (B, 1, *spatial) of every voxel: 0 in the padding, otherwise one over the number of windows that see it; so a sum
@@ -32,11 +41,16 @@ def slide(
     margins = [side for first, missing in zip(before, lacking, strict=True) for side in (missing - first, first)][::-1]
     padded = functional.pad(image, margins, value=outside)
     weight = functional.pad(torch.ones_like(image[:1]), margins) / _times_seen(padded.shape[2:], size)
+
+    def look_on(window: Tensor) -> tuple[Tensor, ...]:
+        go_on()
+        return look(window[:, :1], window[:, 1:])
+
     found = sliding_window_inference(
         torch.cat([padded, weight.expand_as(padded)], 1),
         size,
         at_a_time,
-        lambda window: look(window[:, :1], window[:, 1:]),
+        look_on,
         overlap=_OVERLAP,
         mode="gaussian",
         sw_device=device,
