@@ -22,8 +22,10 @@ from lib.environment import set_switches
 from lib.errors_over_rest import UnknownError
 from lib.gate import guard
 from lib.inference import VQSegInference
+from lib.inference_queue import InferenceQueue
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
+from lib.memory_guard import MemoryGuard
 from lib.metrics import Metrics, ServerState
 from lib.options import read_options
 from lib.orphan import OrphanedTraining
@@ -42,6 +44,7 @@ from lib.scoring_queue import queue_scoring, score_every_version
 from lib.selection import Selector
 from lib.strategies import SERVED, NextStudy, default_strategy
 from lib.training import VQSegTraining
+from lib.upload_limits import UploadLimits
 from lib.watching import watch_requests
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -94,6 +97,10 @@ class VQSegApp(MONAILabelApp):
         self.proposals = Proposals()
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
         self.audit = AuditLog(self.run)
+        self.memory = MemoryGuard(self.options.infer_memory_gib)
+        self.queue = InferenceQueue(self.options.infer_waiting, self.options.infer_seconds)
+        self.metrics.inferences_waiting.set_function(self.queue.length)
+        self.uploads = UploadLimits(self.options.upload_unpacked_gib, self.options.upload_megavoxels, self.memory)
         self.active = config.active
         default_strategy(self.active.strategy)
         cold_strategy(self.active.cold_strategy)
@@ -112,7 +119,7 @@ class VQSegApp(MONAILabelApp):
         return StudiesFolder(self.studies, self.label_set)
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {NAME: VQSegInference(self.live, self.cache, self.current_labels)}
+        return {NAME: VQSegInference(self.live, self.cache, self.memory, self.current_labels)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {NAME: VQSegTraining(self.run, self.options, self.current_labels)}
@@ -207,7 +214,7 @@ class VQSegApp(MONAILabelApp):
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
             watch_requests(server.app, self.metrics, self.audit)
-            install(server.app)
+            install(server.app, self.options.upload_gib)
             guard(server.app, self.accounts, self.options)
             # A child that trains or scores has no queue of its own.
             watch = (lambda: self.cold_start.comparing().version(), lambda: self.async_scoring(NAME))

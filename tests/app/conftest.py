@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from servers import APP, ROOT, TINY, Server, launcher, python_module, serve
+from watched_servers import WatchedServer, publish, serve_watched
 
 from vqseg.data.phantom import Grid, draw_anatomy, render
 
@@ -53,6 +54,21 @@ def launch() -> Callable[..., Any]:
     def started(folder: Path, conf: Mapping[str, str]) -> Iterator[Server]:
         studies = make_studies(folder / "studies")
         with serve(launcher(), str(APP), studies, folder, folder, {**TINY, **conf}) as server:
+            yield server
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Start a server whose model, of random weights, has these `settings`."""
+
+    @contextmanager
+    def started(settings: Mapping[str, Any], conf: Mapping[str, str]) -> Iterator[WatchedServer]:
+        folder = tmp_path_factory.mktemp("watched")
+        publish(folder / "run", LABELS, settings)
+        with serve_watched(make_studies(folder / "studies", count=5), folder, conf) as server:
+            server.infer("case_04").raise_for_status()  # what is loaded once is loaded now
             yield server
 
     return started

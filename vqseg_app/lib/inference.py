@@ -12,7 +12,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from vqseg.data.reading import read_image
 
+from .inference_queue import stop_if_abandoned
 from .live_model import LiveModel
+from .memory_guard import MemoryGuard
 from .result_files import check_format, write_result
 from .score_cache import ScoreCache
 
@@ -20,7 +22,9 @@ from .score_cache import ScoreCache
 class VQSegInference(InferTask):
     """Answers `ModelError` as long as nothing was trained; a mask of random weights is never returned."""
 
-    def __init__(self, live: LiveModel, cache: ScoreCache, labels: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, live: LiveModel, cache: ScoreCache, memory: MemoryGuard, labels: Callable[[], dict[str, int]]
+    ) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=None,
@@ -29,6 +33,7 @@ class VQSegInference(InferTask):
         )
         self._live = live
         self._cache = cache
+        self._memory = memory
         self._labels = labels
 
     def is_valid(self) -> bool:
@@ -45,17 +50,22 @@ class VQSegInference(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         started = time.perf_counter()
         output_format = check_format(request)
-        self._live.predictor()
+        config = self._live.predictor().config
         image = Path(request["image"])
+        self._memory.check_file(image, config)
         volume = read_image(image)
+        self._memory.check_volume(volume, config)
+        stop_if_abandoned()
         read = time.perf_counter()
         # Working the signals out takes time on a large volume.
         wanted = bool(request.get("keep_signals")) and self._cache.signals(self._live.identity(), image) is None
-        prediction, predictor, model = self._live.predict(volume, with_signals=wanted)
+        prediction, predictor, model = self._live.predict(volume, with_signals=wanted, go_on=stop_if_abandoned)
+        stop_if_abandoned()
         predicted = time.perf_counter()
-        result = write_result(prediction.mask, volume.grid, *output_format)
         if prediction.signals is not None:
             self._cache.keep_signals(model, image, prediction.signals)
+        # Last, for nobody would remove the file if something failed after it.
+        result = write_result(prediction.mask, volume.grid, *output_format)
         finished = time.perf_counter()
         return os.fspath(result), {
             "label_names": predictor.labels,

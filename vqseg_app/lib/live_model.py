@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,11 +59,13 @@ class LiveModel:
         """The live version, loaded. Raises `ModelError` when there is none."""
         return self._current()[1]
 
-    def predict(self, volume: Volume, *, with_signals: bool = False) -> tuple[Prediction, Predictor, str]:
-        """A prediction, the predictor that made it and the identity of its model."""
+    def predict(
+        self, volume: Volume, *, with_signals: bool = False, go_on: Callable[[], None] = lambda: None
+    ) -> tuple[Prediction, Predictor, str]:
+        """A prediction, the predictor that made it and the identity of its model. What `go_on` raises ends it."""
         with self._working:
             identity, predictor = self._current()
-            return predictor.predict(volume, with_signals=with_signals), predictor, identity
+            return predictor.predict(volume, with_signals=with_signals, go_on=go_on), predictor, identity
 
     def signals(self, volume: Volume, draws: int, generator: torch.Generator) -> tuple[StudySignals, str]:
         """Signals of a volume with so many QPM draws, and the identity of the model that made them."""

@@ -30,6 +30,12 @@ _OWN = {
     "open_routes": "routes that are closed otherwise, `a,b`: archives, logs, model_files, reload, slides",
     "cors_origins": "addresses of viewers on other servers that a browser may use this one from, `a,b`",
     "open_network": "true: other machines than this one are answered without accounts, too",
+    "infer_waiting": "inferences that may wait for their turn; one more is answered with 503",
+    "infer_seconds": "longest time from the request for a mask to the mask, waiting included",
+    "infer_memory_gib": "memory that one image may take, GiB; without it what the machine has left at the time",
+    "upload_gib": "largest upload as it is sent, GiB",
+    "upload_unpacked_gib": "largest uploaded image or mask once unpacked, GiB",
+    "upload_megavoxels": "largest uploaded image or mask, millions of voxels",
     "validation_fraction": "short for data.validation_fraction",
 }
 
@@ -49,6 +55,14 @@ class Options:
     open_routes: frozenset[Closable] = frozenset()
     open_network: bool = False
     cors_origins: frozenset[str] = frozenset()
+    infer_waiting: int = 16
+    # A whole CT in small patches takes minutes on a processor.
+    infer_seconds: float = 1800.0
+    infer_memory_gib: float | None = None
+    # A CT of 1000 slices of 512 x 512 pixels has 262 million voxels, 0.5 GiB of them, or 2 GiB of a mask in float64.
+    upload_gib: float = 1.0
+    upload_unpacked_gib: float = 2.0
+    upload_megavoxels: float = 512.0
 
     def config(self, overrides: Mapping[str, Any] | None = None) -> Config:
         """Settings of the library; `overrides` win over the options on start. Raises `ConfigError`."""
@@ -90,6 +104,12 @@ def read_options(conf: Mapping[str, str]) -> Options:
         open_routes=_closable(conf.get("open_routes", "")),
         open_network=_switch(conf, "open_network"),
         cors_origins=read_origins(conf.get("cors_origins", "")),
+        infer_waiting=int(_number(conf, "infer_waiting", "requests", 1000)),
+        infer_seconds=_number(conf, "infer_seconds", "seconds", 1e6),
+        infer_memory_gib=_number(conf, "infer_memory_gib", "GiB", 1e6) if "infer_memory_gib" in conf else None,
+        upload_gib=_number(conf, "upload_gib", "GiB", 1e6),
+        upload_unpacked_gib=_number(conf, "upload_unpacked_gib", "GiB", 1e6),
+        upload_megavoxels=_number(conf, "upload_megavoxels", "million voxels", 1e6),
     )
     options.config()
     return options

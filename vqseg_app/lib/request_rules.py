@@ -99,10 +99,15 @@ def check_body(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 @contextmanager
 def cleaned_up(background: BackgroundTasks) -> Iterator[None]:
-    """Remove an upload's temporary file when the request fails too; monailabel 0.8.5 does so only after success."""
+    """Remove a result's temporary file when the request fails too; monailabel 0.8.5 does so only after success."""
     try:
         yield
     except BaseException:
-        for task in background.tasks:
-            task.func(*task.args, **task.kwargs)
+        clean_up(background)
         raise
+
+
+def clean_up(background: BackgroundTasks) -> None:
+    """Do now what was to be done after the answer."""
+    for task in background.tasks:
+        task.func(*task.args, **task.kwargs)

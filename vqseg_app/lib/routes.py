@@ -7,41 +7,28 @@ A route declared with `def` runs in a thread.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, File, Form, Request, UploadFile
-from fastapi.background import BackgroundTasks
-from fastapi.responses import FileResponse
+from fastapi.middleware import Middleware
 from monailabel.config import settings
-from monailabel.endpoints import batch_infer, datastore, infer, train
+from monailabel.endpoints import batch_infer, datastore, train
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import tasks
-from starlette.background import BackgroundTask
 
 from vqseg.errors import ConfigError, VQSegError
 
-from . import health, label_routes, metrics, pacs_proxy, ranking, viewer
+from . import health, inference_routes, label_routes, metrics, pacs_proxy, ranking, viewer
 from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
-from .pacs_datastore import PACSStudies
-from .request_rules import (
-    AsAdmin,
-    AsAnnotator,
-    AsUser,
-    ClientAddress,
-    check_body,
-    cleaned_up,
-    image_is_file,
-    json_object,
-    without_reserved,
-)
+from .request_rules import AsAdmin, AsAnnotator, AsUser, ClientAddress, check_body, json_object
+from .upload_limits import BodyLimit
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -50,63 +37,16 @@ JSONBody = Annotated[dict[str, Any] | None, Body()]
 FormText = Annotated[str, Form()]
 
 
-def install(application: FastAPI) -> None:
-    """Put the routes in front of the running application's own, with our answers to errors."""
+def install(application: FastAPI, upload_gib: float) -> None:
+    """Put the routes in front of the running application's own, with our answers to errors and a limit on bodies."""
     routes = application.router.routes
-    modules = (ranking, label_routes, health, metrics, pacs_proxy, viewer)
+    # Inside the others, so that a browser of another origin can read the answer.
+    application.user_middleware.append(Middleware(BodyLimit, upload_gib))
+    modules = (inference_routes, ranking, label_routes, health, metrics, pacs_proxy, viewer)
     for own in (router, *(module.router for module in modules)):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
     add_handlers(application)
-
-
-@router.post("/infer/{model}", tags=["Infer"], summary="Segment an image")
-def run_inference(
-    background: BackgroundTasks,
-    model: str,
-    user: AsUser,
-    address: ClientAddress,
-    image: str = "",
-    session_id: str = "",
-    params: FormText = "{}",
-    file: Annotated[UploadFile | None, File()] = None,
-    label: Annotated[UploadFile | None, File()] = None,
-    output: infer.ResultType | None = None,
-) -> Any:
-    app = app_instance()
-    app.check_model(model)
-    if session_id and not (app.sessions() and app.sessions().get_session(session_id)):
-        raise UnknownError("session", session_id, [])
-    if not (file or session_id or image):
-        raise ConfigError("no image given: name one of the datastore (?image=ID) or send one as `file`")
-    if not (file or session_id):
-        app.check_image(image)
-    given = {**without_reserved(json_object(params)), "client_address": address}
-    if output == infer.ResultType.dicom_seg:
-        return segmentation_object(app, model, image, given)
-    text = json.dumps(given)
-    token = image_is_file.set(bool(file or session_id))
-    try:
-        with cleaned_up(background):
-            return infer.run_inference(background, model, image, session_id, text, file, label, output)
-    finally:
-        image_is_file.reset(token)
-
-
-def segmentation_object(app: Any, model: str, image: str, params: dict[str, Any]) -> FileResponse:
-    """The answer as DICOM SEG. monailabel 0.8.5 needs `label_info` for it and names segments by their position."""
-    studies = app.datastore()
-    if not isinstance(studies, PACSStudies) or not image:
-        raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
-    result = app.infer({**params, "model": model, "image": image, "result_extension": ".nii.gz"})
-    mask = Path(result["file"])
-    try:
-        file = studies.as_segmentation(image, mask, result["params"]["label_names"], result["params"]["model_version"])
-    finally:
-        mask.unlink(missing_ok=True)
-    return FileResponse(
-        file, media_type="application/dicom", filename=f"{image}.dcm", background=BackgroundTask(file.unlink)
-    )
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
@@ -222,20 +162,20 @@ def look_for_label(user: AsUser, image: str, tag: str) -> Any:
 @router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
 @router.put("/datastore/image", tags=["Datastore"], summary="Add an image")
 def add_image(
-    background: BackgroundTasks,
     user: AsAnnotator,
     file: Annotated[UploadFile, File()],
     image: str | None = None,
     params: FormText = "{}",
 ) -> Any:
-    json_object(params)
-    with cleaned_up(background):
-        return datastore.add_image(background, image, params, file, user.username)
+    info = {**json_object(params), "user": user.username}
+    app = app_instance()
+    name = image or Path(file.filename or "").name.partition(".")[0]
+    with app.uploads.received(file, name) as received:
+        return {"image": app.datastore().add_image(name, str(received), info)}
 
 
 @router.put("/datastore/label", tags=["Datastore"], summary="Submit a label")
 def save_label(
-    background: BackgroundTasks,
     user: AsAnnotator,
     address: ClientAddress,
     image: str,
@@ -243,12 +183,12 @@ def save_label(
     params: FormText = "{}",
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> Any:
-    given = json_object(params)
-    proposed = app_instance().proposals.version(image, given.get("client_id"), address)
-    given["model_version"] = given.get("model_version") or proposed
-    text = json.dumps(given | signature(user))
-    with cleaned_up(background):
-        return datastore.save_label(background, image, text, tag, label, user.username)
+    given, app = json_object(params), app_instance()
+    proposed = app.proposals.version(image, given.get("client_id"), address)
+    info = given | {"model_version": given.get("model_version") or proposed} | signature(user)
+    with app.uploads.received(label, image, is_mask=True) as received:
+        kept = app.datastore().save_label(image, str(received), tag or DefaultLabelTag.FINAL.value, info)
+    return {**(app.on_save_label(image, kept) or {}), "image": image, "label": kept}
 
 
 @router.get("/datastore/image/info", tags=["Datastore"], summary="What is kept with an image")

@@ -1,0 +1,86 @@
+"""A server with a model of random weights, and what its process takes: memory, file handles, temporary files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from servers import APP, Server, python_module, serve
+
+from vqseg.config import load_config
+from vqseg.networks.build import build_network
+from vqseg.store import ModelStore
+
+# The image of 330 x 264 x 240 mm in its own voxels.
+QUICK = {"data.spacing": [12, 12, 15]}
+# The same in some thousand windows: many seconds, each window milliseconds.
+SLOW = {"data.spacing": [2, 2, 2]}
+_MODEL = {"data.patch_size": [16, 16, 16], "model.channels": [4, 8], "model.codebook_size": 32, "model.code_dim": 4}
+
+
+@dataclass
+class WatchedServer(Server):
+    """`temporary` is the folder of the server's temporary files, `process` the server itself."""
+
+    temporary: Path
+    process: psutil.Process
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        return int(self.process.memory_info().rss)
+
+    def files(self) -> set[str]:
+        """Temporary files, those without a name among them, which only the process that holds them open can see."""
+        held = set()
+        for handle in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                held.add(os.readlink(handle))
+        return {str(path) for path in self.temporary.rglob("*")} | {
+            name for name in held if name.startswith(str(self.temporary))
+        }
+
+    @contextmanager
+    def leaving_nothing(self, seconds: float = 20) -> Iterator[None]:
+        """Soon after the block has ended there are no more temporary files than before."""
+        before = self.files()
+        yield
+        end = time.monotonic() + seconds
+        while self.files() - before and time.monotonic() < end:
+            time.sleep(0.1)
+        assert self.files() - before == set()
+
+
+def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any]) -> None:
+    """A model that segments at random."""
+    config = load_config(overrides={**_MODEL, "data.labels": dict(labels), **settings})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(config)
+        network.calibrate()
+    ModelStore(run / "models").publish(network, {"config": config.model_dump(mode="json")})
+
+
+@contextmanager
+def serve_watched(
+    studies: Path, folder: Path, conf: Mapping[str, str], command: list[str] | None = None
+) -> Iterator[WatchedServer]:
+    """Start a server as `serve` does, with its temporary files in a folder of `folder`."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        running = serve(command or python_module(), str(APP), studies, folder, folder, conf)
+        with running as server:
+            patch.undo()
+            port = server.url.rsplit(":", 1)[1]
+            process = next(child for child in psutil.Process().children() if port in child.cmdline())
+            yield WatchedServer(server.url, server.studies, server.run, temporary, process)
