@@ -77,7 +77,7 @@ def is_idle(server: WatchedServer, seconds: float) -> bool:
     """Whether the server stops computing within so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if server.process.cpu_percent(1.0) < 5:
+        if server.running.cpu_percent(1.0) < 5:
             return True
     return False
 

@@ -143,7 +143,7 @@ def test_images_are_checked_on_arrival(fresh: Any, tmp_path: Path) -> None:
         reply = requests.put(f"{fresh.url}/datastore/image", params={"image": name}, files=form, timeout=60)
         assert reply.status_code == status, reply.text
         assert words in reply.json()["detail"]
-    assert not list(tmp_path.parent.rglob("added*"))
+    assert not list(fresh.studies.parent.rglob("added*"))
 
 
 @pytest.mark.parametrize("info", ["{", "[1]", '{"score": NaN}', '{"score": 1e999}', '{"name": "\\ud800"}'])

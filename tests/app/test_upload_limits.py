@@ -148,13 +148,13 @@ def test_a_body_beyond_the_limit(limited: WatchedServer, path: str, chunked: boo
 
 
 def test_connections_of_refused_clients_are_closed(limited: WatchedServer) -> None:
-    before, end = limited.process.num_fds(), time.monotonic() + 20
+    before, end = limited.running.num_fds(), time.monotonic() + 20
     for _ in range(5):
         form = {"Content-Type": "multipart/form-data; boundary=x"}
         assert requests.post(f"{limited.url}/infer/vqseg", chunks(6 * MIB), headers=form, timeout=60).status_code == 413
-    while limited.process.num_fds() > before and time.monotonic() < end:
+    while limited.running.num_fds() > before and time.monotonic() < end:
         time.sleep(0.2)
-    assert limited.process.num_fds() <= before
+    assert limited.running.num_fds() <= before
 
 
 @pytest.mark.parametrize("path", ["/train/vqseg", "/activelearning/random", "/infer/vqseg"])

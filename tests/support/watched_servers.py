@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import torch
 from servers import APP, Server, python_module, serve
 
@@ -29,14 +28,19 @@ _MODEL = {"data.patch_size": [16, 16, 16], "model.channels": [4, 8], "model.code
 
 @dataclass
 class WatchedServer(Server):
-    """`temporary` is the folder of the server's temporary files, `process` the server itself."""
+    """`temporary` is the folder of the server's temporary files, `running` its process."""
 
-    temporary: Path
-    process: psutil.Process
+    @property
+    def temporary(self) -> Path:
+        return self.run.parent / "tmp"
+
+    @property
+    def running(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
 
     def memory(self) -> int:
         """Bytes that are resident."""
-        return int(self.process.memory_info().rss)
+        return int(self.running.memory_info().rss)
 
     def files(self) -> set[str]:
         """Temporary files, those without a name among them, which only the process that holds them open can see."""
@@ -73,14 +77,6 @@ def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any]) -
 def serve_watched(
     studies: Path, folder: Path, conf: Mapping[str, str], command: list[str] | None = None
 ) -> Iterator[WatchedServer]:
-    """Start a server as `serve` does, with its temporary files in a folder of `folder`."""
-    temporary = folder / "temporary"
-    temporary.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(temporary))
-        running = serve(command or python_module(), str(APP), studies, folder, folder, conf)
-        with running as server:
-            patch.undo()
-            port = server.url.rsplit(":", 1)[1]
-            process = next(child for child in psutil.Process().children() if port in child.cmdline())
-            yield WatchedServer(server.url, server.studies, server.run, temporary, process)
+    """Start a server as `serve` does, in a process that is the server itself."""
+    with serve(command or python_module(), str(APP), studies, folder, folder, conf) as server:
+        yield WatchedServer(**vars(server))
