@@ -53,6 +53,8 @@ ORIENTATIONS = {
     "oblique": ((0.8, 0.6, 0), (-0.6, 0.8, 0)),
     "feet_first": ((-1, 0, 0), (0, 1, 0)),
 }
+# In the default run; the others take as long each.
+QUICK = ("axial", "oblique")
 
 
 @dataclass
@@ -188,7 +190,9 @@ def wait_until_listed(server: Server, series: str, listed: bool) -> None:
     pytest.fail(f"{series} is {'not ' if listed else 'still '}listed")
 
 
-@pytest.mark.parametrize("name", ORIENTATIONS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in ORIENTATIONS]
+)
 def test_the_overlay_is_the_servers_mask(viewer: Viewer, server: Server, archive: Archive, name: str) -> None:
     viewer.open(archive.studies[name])
     viewer.run()
@@ -252,6 +256,7 @@ def test_a_study_that_is_open_is_not_offered_as_the_next(viewer: Viewer, server:
     expect(viewer.panel.locator(".vqseg-next")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_no_study_left_is_said(archive: Archive, page: Any, tmp_path: Path) -> None:
     """Others hold all that is unlabelled; a server of its own, since it remembers who holds what."""
     with serve(python_module(), str(APP), archive.pacs.dicomweb, tmp_path, tmp_path, CONF) as server:
@@ -305,6 +310,7 @@ def test_a_mask_is_submitted_for_the_series_it_was_drawn_on(viewer: Viewer, arch
     assert voxel_counts(segmentation_of(pacs, drawn_on)) == {"lung": int(drawn.of("lung").sum())}
 
 
+@pytest.mark.long
 def test_a_series_of_a_study_is_opened_by_its_address(viewer: Viewer, archive: Archive) -> None:
     for name in ("twin_0", "twin_1"):
         viewer.open(archive.studies[name], archive.pacs.series[name])
@@ -320,6 +326,7 @@ def test_a_refused_run_says_why(viewer: Viewer, server: Server, archive: Archive
     viewer.expect_message("unknown image")
 
 
+@pytest.mark.long
 def test_a_mask_outlives_its_panel(viewer: Viewer, archive: Archive) -> None:
     """The viewer removes the panel when another tab is chosen, and the panel begins anew."""
     viewer.open(archive.studies["coronal"])
@@ -368,6 +375,7 @@ def test_a_run_is_given_up_when_somebody_draws_meanwhile(viewer: Viewer, archive
     assert np.array_equal(viewer.mask().array, drawn.array)
 
 
+@pytest.mark.long
 def test_the_viewer_connects_once_the_server_answers(viewer: Viewer, archive: Archive) -> None:
     refused: list[str] = []
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
@@ -95,32 +95,41 @@ class StudiesFolder(LocalDatastore):
         grid = read_grid(Path(self._known_image(image_id)))
         info = dict(label_info or {})
 
-        def read(labels: Mapping[str, int]) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        def write(labels: Mapping[str, int], place: Path) -> None:
             file, fixed = Path(label_filename), self.label_set.is_fixed
             names = (label_info or {}).get("label_info")
-            return read_arriving_label(file, f"{image_id}.nii.gz", grid, labels, names, fixed=fixed)
+            name = f"{image_id}.nii.gz"
+            mask, info["label_info"] = read_arriving_label(file, name, grid, labels, names, fixed=fixed)
+            write_mask(mask, grid, place)
 
         known = self.label_set.resolve(self)
-        mask, info["label_info"] = read(known)
-        with self._writing():
-            if (now := self.label_set.resolve(self)) != known:
-                # Meanwhile another label took the value that a new structure was to get.
-                mask, info["label_info"] = read(now)
-            former = self.get_label_uri(image_id, label_tag)
-            study = self._datastore.objects.get(image_id)
-            if study is None:
-                raise UnknownError("image", image_id, self._datastore.objects)
-            target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
-            self._keep_former(image_id, label_tag)
-            version = self._versions.keep(image_id, label_tag, partial(write_mask, mask, grid), info)
-            with new_file(target) as temporary:
-                shutil.copyfile(self._versions.file(version), temporary)
-            info.update(ts=int(time.time()), name=target.name)
-            study.labels[label_tag] = DataModel(info=info, ext=".nii.gz")
-            self._update_datastore_file()
-            if former and Path(former) != target.resolve():
-                Path(former).unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
+            # Outside the lock, for packing a large mask takes seconds in which nobody else would be answered.
+            written = Path(folder) / "label.nii.gz"
+            write(known, written)
+            with self._writing():
+                if (now := self.label_set.resolve(self)) != known:
+                    # Meanwhile another label took the value that a new structure was to get.
+                    write(now, written)
+                self._keep_label(image_id, label_tag, written, info)
         return image_id
+
+    def _keep_label(self, image_id: str, label_tag: str, written: Path, info: dict[str, Any]) -> None:
+        """Make a file the label and a version of it; what was the label stays a version."""
+        study = self._datastore.objects.get(image_id)
+        if study is None:
+            raise UnknownError("image", image_id, self._datastore.objects)
+        former = self.get_label_uri(image_id, label_tag)
+        target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
+        self._keep_former(image_id, label_tag)
+        version = self._versions.keep(image_id, label_tag, partial(shutil.copyfile, written), info)
+        with new_file(target) as temporary:
+            shutil.copyfile(self._versions.file(version), temporary)
+        info.update(ts=int(time.time()), name=target.name)
+        study.labels[label_tag] = DataModel(info=info, ext=".nii.gz")
+        self._update_datastore_file()
+        if former and Path(former) != target.resolve():
+            Path(former).unlink(missing_ok=True)
 
     def label_versions(self, image_id: str) -> list[LabelVersion]:
         """Every label of an image that was ever kept, the oldest first, be it removed since. Raises `UnknownError`."""

@@ -77,6 +77,8 @@ def _checked(
     output: infer.ResultType | None,
 ) -> _Asked:
     app.check_model(model)
+    if output == infer.ResultType.dicom_seg and not (image and isinstance(app.datastore(), PACSStudies)):
+        raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
     config = app.live.predictor().config
     session = app.sessions().get_session(session_id) if session_id and app.sessions() else None
     if session_id and not session:
@@ -126,8 +128,6 @@ def _image_of(app: Any, asked: _Asked) -> Iterator[str]:
 def _segmentation_object(app: Any, asked: _Asked, background: BackgroundTasks) -> FileResponse:
     """The answer as DICOM SEG. monailabel 0.8.5 needs `label_info` for it and names segments by their position."""
     studies, image = app.datastore(), asked.image
-    if not isinstance(studies, PACSStudies) or not image:
-        raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
     result = app.infer({**asked.params, "model": asked.model, "image": image, "result_extension": ".nii.gz"})
     mask = Path(result["file"])
     try:

@@ -1,0 +1,110 @@
+"""Damaged images and labels, as disks, networks and bad exports make them: taken or refused in words, never a fault.
+
+500 in the default run; `VQSEG_MUTATIONS=40` makes forty times as many.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from builders import write_dicom
+
+TIMES = int(os.environ.get("VQSEG_MUTATIONS", "1"))
+# By what they take: of a DICOM file much more is read.
+COUNTS = {"label": 250 * TIMES, "NIfTI": 200 * TIMES, "DICOM": 50 * TIMES}
+STUDY = "case_00"
+SECONDS = 5  # an answer that takes longer is a hang
+WAYS = ("flip", "bytes", "cut", "zeros", "double", "extreme")
+
+
+def mutated(whole: bytes, draw: random.Random, header: int) -> bytes:
+    """One of the ways in which files break; most of them in the first `header` bytes, where they do the most harm."""
+    content, reach = bytearray(whole), header if draw.random() < 0.8 else len(whole)
+    place, way = draw.randrange(min(reach, len(whole))), draw.choice(WAYS)
+    if way == "flip":
+        content[place] ^= 1 << draw.randrange(8)
+    elif way == "bytes":
+        content[place : place + 8] = draw.randbytes(8)
+    elif way == "cut":
+        del content[place:]
+    elif way == "zeros":
+        content[place : place + 64] = bytes(len(content[place : place + 64]))
+    elif way == "double":
+        content[place:place] = content[place : place + 100]
+    else:
+        content[place : place + 4] = draw.choice((b"\xff\xff\xff\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f"))
+    return bytes(content)
+
+
+def one_slice(folder: Path) -> bytes:
+    array = np.random.default_rng(0).integers(-900, 300, (24, 20, 1)).astype(np.int16)
+    write_dicom(folder / "series", array, (1, 0, 0), (0, 1, 0), (2.0, 2.0, 3.0))
+    (file,) = (path for path in (folder / "series").iterdir() if path.is_file())
+    return file.read_bytes()
+
+
+def send(server: Any, kind: str, content: bytes, name: str) -> requests.Response:
+    """As clients do: a label to be kept, or an image to be segmented."""
+    if kind == "label":
+        query, form = {"image": STUDY}, {"label": (name, content)}
+        return requests.put(f"{server.url}/datastore/label", params=query, files=form, timeout=60)
+    form = {"params": (None, "{}"), "file": (name, content)}
+    return requests.post(f"{server.url}/infer/vqseg", params={"output": "image"}, files=form, timeout=60)
+
+
+def left_over(server: Any) -> list[Path]:
+    return sorted((server.run.parent / "tmp").rglob("*"))
+
+
+@pytest.mark.parametrize("kind", ["label", "NIfTI", "DICOM"])
+def test_a_damaged_file_is_taken_or_refused_in_words(trained: Any, tmp_path: Path, kind: str) -> None:
+    packed = "labels/final/" if kind == "label" else ""
+    whole = (
+        one_slice(tmp_path)
+        if kind == "DICOM"
+        else gzip.decompress((trained.studies / f"{packed}{STUDY}.nii.gz").read_bytes())
+    )
+    draw, before = random.Random(f"mutations of {kind}"), left_over(trained)
+    right = trained.infer("case_07", output="image").content
+    refused = 0
+    for _ in range(COUNTS[kind]):
+        content = mutated(whole, draw, 352 if kind != "DICOM" else 1500)
+        name = "image.dcm" if kind == "DICOM" else "file.nii.gz"
+        if kind != "DICOM" and draw.random() < 0.8:
+            content = gzip.compress(content, 1)
+        begin = time.monotonic()
+        reply = send(trained, kind, content, name)
+        assert time.monotonic() - begin < SECONDS
+        assert reply.status_code < 500, reply.text
+        if not reply.ok:
+            refused += 1
+            assert 0 < len(reply.json()["detail"]) < 1000
+            assert "Traceback" not in reply.text
+    assert refused > COUNTS[kind] / 4, "the mutations do too little"
+    end = time.monotonic() + SECONDS  # the last answer's file goes after the answer
+    while left_over(trained) != before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left_over(trained) == before
+    assert trained.infer("case_07", output="image").content == right
+
+
+@pytest.mark.parametrize("depth", [50, 200, 1000, 5000])
+def test_sequences_in_sequences(trained: Any, tmp_path: Path, depth: int) -> None:
+    """7 kB of them were a RecursionError of the stock server."""
+    undefined = struct.pack("<I", 0xFFFFFFFF)
+    begin = b"\x08\x00\x40\x11SQ\x00\x00" + undefined + b"\xfe\xff\x00\xe0" + undefined
+    end = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+    whole = one_slice(tmp_path)
+    meta = 132 + 12 + struct.unpack("<I", whole[140:144])[0]
+    reply = send(trained, "DICOM", whole[:meta] + begin * depth + end * depth + whole[meta:], "image.dcm")
+    assert reply.status_code < 500, reply.text
+    assert trained.get("/info/").ok
