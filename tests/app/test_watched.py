@@ -54,13 +54,18 @@ def test_a_server_without_a_model_is_ready_for_the_first_labels(fresh: Any) -> N
     assert fresh.get("/vqseg/health").json() == {"live": True, **ready.json()}
 
 
-def test_a_published_model_that_is_not_loaded_is_waited_for(tmp_path: Path, app_module: Any) -> None:
+def test_a_model_is_loaded_before_anybody_is_sent_here(tmp_path: Path, app_module: Any) -> None:
     health, place = app_module("health"), Workplace(tmp_path, app_module)
     assert health.model_fault(place.live) is None
     place.publish()
-    assert health.model_fault(place.live) == "model version 0001 is not loaded"
-    place.live.predictor()
     assert health.model_fault(place.live) is None
+    assert place.live.labels()
+    place.publish(1)
+    (place.run / "models" / "0002" / "model.safetensors").write_bytes(b"damaged")
+    assert health.model_fault(place.live) is None  # the version before it serves
+    (place.run / "models" / "0001" / "model.safetensors").write_bytes(b"damaged, too")
+    fresh = app_module("live_model").LiveModel(place.run, "cpu")
+    assert "every published model is damaged" in health.model_fault(fresh)
 
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path: Path, app_module: Any) -> None:

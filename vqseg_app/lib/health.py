@@ -65,9 +65,17 @@ def datastore_fault(datastore: Datastore, local: Iterable[Path] = ()) -> str | N
 
 
 def model_fault(model: LiveModel) -> str | None:
-    """Why there is no answer yet although a model was published; before the first training none is expected."""
-    version = model.version()
-    return f"model version {version.name} is not loaded" if version and not model.is_loaded() else None
+    """Why no model that was published can serve; before the first training none is expected.
+
+    It loads the model where nobody has asked for a mask yet: who is not ready is sent no clients that would.
+    """
+    if model.store.live() is None:
+        return None
+    try:
+        model.predictor()
+    except VQSegError as error:
+        return str(error)
+    return None
 
 
 def disk_fault(folders: Iterable[Path], least: float = _LEAST_FREE_BYTES) -> str | None:

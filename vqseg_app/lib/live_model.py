@@ -38,10 +38,6 @@ class LiveModel:
         """Labels of the version that is loaded; empty when none is. Never waits."""
         return dict(self._loaded[1].labels) if self._loaded else {}
 
-    def is_loaded(self) -> bool:
-        """Whether some version is loaded; after a training that is the former one until somebody asks. Never waits."""
-        return self._loaded is not None
-
     def identity(self) -> str:
         """Identity of the live version. Raises `ModelError` when there is none."""
         return identity_of(self.needed_version())
