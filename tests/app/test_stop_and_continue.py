@@ -10,7 +10,7 @@ import pytest
 from servers import TINY
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_training_is_continued(launch: Callable[..., Any], tmp_path: Path) -> None:
     # Through MONAI Label's own launcher, from a folder that is not the repository.
     with launch(tmp_path, {"train.steps": "100000", "train.validate_every": "10"}) as server:

@@ -237,6 +237,7 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
     assert viewer.shown_series() in viewer.page.url
 
 
+@pytest.mark.long
 def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
     viewer.open(archive.studies["labelled_0"])
     viewer.page.get_by_text("Active Learning").click()
@@ -247,6 +248,7 @@ def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
     expect(viewer.panel.locator(".vqseg-next")).to_contain_text("uniform", timeout=60 * SECONDS)
 
 
+@pytest.mark.long
 def test_a_study_that_is_open_is_not_offered_as_the_next(viewer: Viewer, server: Server, archive: Archive) -> None:
     sample = server.post("/activelearning/random", {"client_id": "Dr. Open"}).json()
     viewer.open(sample["StudyInstanceUID"], sample["SeriesInstanceUID"])

@@ -46,6 +46,7 @@ def chromium() -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.long
 def test_an_annotator_draws_and_submits_with_what_the_browser_asked_for(
     server: Server, pacs: RunningPACS, token: str, chromium: Any
 ) -> None:

@@ -48,7 +48,9 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case == "resampled" else pytest.param(case, marks=pytest.mark.long) for case in CASES]
+)
 def test_no_less_than_what_is_measured(case: str) -> None:
     overrides, spacing = CASES[case]
     affine = [spacing, spacing, spacing, 1]
