@@ -57,6 +57,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
 from vqseg.errors import VQSegError
+from vqseg.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 NAME = "vqseg"
@@ -187,10 +188,10 @@ class VQSegApp(MONAILabelApp):
         except VQSegError as error:
             logger.warning("scores are not read yet: %s", error)
 
-    def check_model(self, model: str) -> None:
+    def check_model(self, model: str) -> Predictor:
         if model not in self._infers:
             raise UnknownError("model", model, self._infers)
-        self.live.predictor()
+        return self.live.predictor()
 
     def check_image(self, image: str) -> str:
         known = self.datastore().list_images()

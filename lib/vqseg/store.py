@@ -140,7 +140,7 @@ def find_version(folder: Path) -> ModelVersion:
         raise ModelError(f"{folder}: there is no such folder")
     if not (folder / _MANIFEST).exists():
         stores = [ModelStore(folder / _MODELS_OF_A_RUN), ModelStore(folder)]
-        live = [store.folder / store.history()[-1] for store in stores if store.history()]
+        live = [store.folder / names[-1] for store in stores if (names := store.history())]
         if not live:
             raise ModelError(f"{folder}: holds no trained model yet; train one first")
         folder = live[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import flip_bit
 from workplaces import Workplace, noise
 
 from vqseg.data.grid import Grid
@@ -35,20 +36,11 @@ def files_of(workplace: Workplace, version: str) -> list[Path]:
     return [workplace.run / "models" / version / name for name in ("model.safetensors", "manifest.json")]
 
 
-def flip(file: Path, bit: int) -> bytes:
-    """Change one bit; the bytes as they were."""
-    whole = file.read_bytes()
-    content = bytearray(whole)
-    content[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(content)
-    return whole
-
-
 def test_every_flipped_bit_is_found_before_the_model_serves(workplace: Workplace, app_module: Any) -> None:
     draw = random.Random(0)
     for number in range(FLIPS):
         file = files_of(workplace, "0002")[number % 2]
-        whole = flip(file, draw.randrange(8 * file.stat().st_size))
+        whole = flip_bit(file, draw.randrange(8 * file.stat().st_size))
         live = app_module("live_model").LiveModel(workplace.run, "cpu")
         assert served(live) == "0001", file
         assert live.version().name == "0001"
@@ -59,7 +51,7 @@ def test_every_flipped_bit_is_found_before_the_model_serves(workplace: Workplace
 def test_what_serves_goes_on_when_a_damaged_version_goes_live(workplace: Workplace) -> None:
     assert served(workplace.live) == "0002"
     workplace.publish(3)
-    flip(files_of(workplace, "0003")[0], 5000)
+    flip_bit(files_of(workplace, "0003")[0], 5000)
     assert served(workplace.live) == "0002"
     workplace.publish(4)
     assert served(workplace.live) == "0004"
@@ -67,6 +59,6 @@ def test_what_serves_goes_on_when_a_damaged_version_goes_live(workplace: Workpla
 
 def test_without_any_whole_version_the_reason_is_given(workplace: Workplace) -> None:
     for version in ("0001", "0002"):
-        flip(files_of(workplace, version)[0], 5000)
+        flip_bit(files_of(workplace, version)[0], 5000)
     with pytest.raises(ModelError, match="every published model is damaged"):
         served(workplace.live)

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from builders import write_dicom
+from ohif import CHROMIUM, browser
 from running_pacs import RunningPACS, running_orthanc
 from scipy.spatial.transform import Rotation
 from servers import ROOT, script_module
@@ -35,6 +37,14 @@ def client_module() -> ModuleType:
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports cgi, which Python 3.13 removes
         spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed (apt-get install chromium fonts-dejavu-core)")
+    with browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import pytest
 from answers import read_nrrd, voxel_counts
 from builders import edit_dicom, real_data, write_dicom, write_identified
 from numpy.typing import NDArray
-from ohif import CHROMIUM, SECONDS, SHOWN_SERIES, Mask, Viewer, browser
+from ohif import SECONDS, SHOWN_SERIES, Mask, Viewer
 from playwright.sync_api import Route, expect
 from pydicom.uid import generate_uid
 from running_pacs import RunningPACS, running_orthanc
@@ -110,14 +110,6 @@ def untrained(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Ite
             names = [{"name": name, "idx": value} for name, value in LABELS.items()]
             reply = running.put_label(archive.pacs.series[f"labelled_{number}"], folder / "label.bin", names)
             assert reply.ok, reply.text
-        yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed (apt-get install chromium fonts-dejavu-core)")
-    with browser() as running:
         yield running
 
 

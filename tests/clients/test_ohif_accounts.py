@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from ohif import CHROMIUM, Viewer, browser
+from ohif import Viewer
 from playwright.sync_api import Error
 from running_pacs import RunningPACS
 from servers import APP, TINY, Server, python_module, serve
@@ -36,14 +36,6 @@ def server(
     with serve(python_module(), str(APP), pacs.dicomweb, folder, folder, conf, token=token) as running:
         yield running
     pacs.delete("SEG")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed (apt-get install chromium fonts-dejavu-core)")
-    with browser() as running:
-        yield running
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import state_of, tiny_config, tiny_network
+from damage import flip_bit
 
 import vqseg.store as store_module
 from vqseg.errors import ModelError
@@ -197,9 +198,7 @@ def test_no_flipped_bit_of_a_manifest_goes_unseen(store: ModelStore) -> None:
     path = live.folder / "manifest.json"
     whole = path.read_bytes()
     for bit in range(0, 8 * len(whole), 7):
-        content = bytearray(whole)
-        content[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(content)
+        flip_bit(path, bit)
         assert live_name(store) == "0002"
         with pytest.raises(ModelError, match=r"0003/manifest\.json"):
             find_version(store.folder)

@@ -122,9 +122,9 @@ class StudiesFolder(LocalDatastore):
         former = self.get_label_uri(image_id, label_tag)
         target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
         self._keep_former(image_id, label_tag)
-        version = self._versions.keep(image_id, label_tag, partial(shutil.copyfile, written), info)
+        self._versions.keep(image_id, label_tag, partial(shutil.copyfile, written), info)
         with new_file(target) as temporary:
-            shutil.copyfile(self._versions.file(version), temporary)
+            shutil.copyfile(written, temporary)
         info.update(ts=int(time.time()), name=target.name)
         study.labels[label_tag] = DataModel(info=info, ext=".nii.gz")
         self._update_datastore_file()

@@ -76,10 +76,9 @@ def _checked(
     file: UploadFile | None,
     output: infer.ResultType | None,
 ) -> _Asked:
-    app.check_model(model)
+    config = app.check_model(model).config
     if output == infer.ResultType.dicom_seg and not (image and isinstance(app.datastore(), PACSStudies)):
         raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
-    config = app.live.predictor().config
     session = app.sessions().get_session(session_id) if session_id and app.sessions() else None
     if session_id and not session:
         raise UnknownError("session", session_id, [])

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,7 @@ class LabelVersions:
 
     def find(self, image: str, number: str) -> LabelVersion:
         """Raises `UnknownError`."""
-        versions = {version.version: version for version in self.of(image)}
-        if number not in versions:
-            raise UnknownError("label version", number, versions)
-        return versions[number]
+        return version_named(self.of(image), number)
 
     def file(self, version: LabelVersion) -> Path:
         """The mask, as it was kept. Raises `DataError` when it is another by now."""
@@ -144,6 +141,14 @@ class LabelVersions:
         except (OSError, ValidationError) as error:
             logger.warning("label version %s of %s cannot be read: %s", number, image, type(error).__name__)
             return None
+
+
+def version_named(versions: Iterable[LabelVersion], name: str) -> LabelVersion:
+    """The one of that name. Raises `UnknownError`."""
+    known = {version.version: version for version in versions}
+    if name not in known:
+        raise UnknownError("label version", name, known)
+    return known[name]
 
 
 def check_name(image: str) -> None:

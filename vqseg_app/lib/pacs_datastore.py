@@ -33,7 +33,7 @@ from vqseg.files import new_file, read_json, write_json
 from .arriving_label import read_arriving_label
 from .datastore import check_tag
 from .errors_over_rest import UnknownError
-from .label_versions import LabelVersion, LabelVersions, utc
+from .label_versions import LabelVersion, LabelVersions, utc, version_named
 from .labels import LabelSet
 from .pacs import PACS, UID_PATTERN, PACSError, Series
 from .pacs_cache import PACSCache
@@ -219,11 +219,11 @@ class PACSStudies(Datastore):
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version, NIfTI or DICOM SEG. Raises `UnknownError`, and `DataError` when it is damaged."""
-        return self._version_file(self._version(image_id, version))
+        return self._version_file(version_named(self.label_versions(image_id), version))
 
     def restore_label(self, image_id: str, version: str, user: str) -> str:
         """Send a version to the PACS once more, as the newest SEG. Raises `UnknownError`, `DataError`, `LabelError`."""
-        former = self._version(image_id, version)
+        former = version_named(self.label_versions(image_id), version)
         info = {"label_info": former.label_info, "model_version": former.model_version, "user": user}
         return self.save_label(image_id, str(self._version_file(former)), FINAL, info)
 
@@ -308,12 +308,6 @@ class PACSStudies(Datastore):
             else:
                 logger.error(words)
             raise
-
-    def _version(self, image_id: str, version: str) -> LabelVersion:
-        versions = {known.version: known for known in self.label_versions(image_id)}
-        if version not in versions:
-            raise UnknownError("label version", version, versions)
-        return versions[version]
 
     def _version_file(self, version: LabelVersion) -> Path:
         held = self._held.now().segmentations

@@ -50,11 +50,10 @@ def install(application: FastAPI, upload_gib: float) -> None:
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
-def next_study(request: Request, strategy: str, user: AsUser, params: JSONBody = None) -> Any:
+def next_study(request: Request, strategy: str, user: AsUser, address: ClientAddress, params: JSONBody = None) -> Any:
     params = check_body(params)
     # OHIF sends none; without one all its users would share one reservation.
-    host = request.client.host if request.client else user.username
-    client = params.get("client_id") or signature(user).get("client_id", host)
+    client = params.get("client_id") or signature(user).get("client_id", address or user.username)
     app = app_instance()
     chosen = app.next_sample({**params, "client_id": client, "strategy": strategy})
     if not chosen:

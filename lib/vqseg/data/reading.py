@@ -75,7 +75,7 @@ def read_grid(path: Path) -> Grid:
     if not is_nifti(path):
         return read_image(path).grid
     with _readable(path, ImageError):
-        return _nifti_grid(path, _open(path, ImageError), ImageError)
+        return _nifti_grid(path, _open(path, ImageError).image, ImageError)
 
 
 def read_image(path: Path) -> Volume:
@@ -102,9 +102,9 @@ def read_voxels(path: Path) -> tuple[NDArray, Grid]:
     with _readable(path, ImageError):
         if not is_nifti(path):
             return read_series(path)
-        image = _open(path, ImageError)
-        grid = _nifti_grid(path, image, ImageError)
-        return _stored(path, image, ImageError).reshape(grid.shape), grid
+        file = _open(path, ImageError)
+        grid = _nifti_grid(path, file.image, ImageError)
+        return _stored(path, file, ImageError).reshape(grid.shape), grid
 
 
 def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
@@ -131,9 +131,9 @@ def read_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.u
 def largest_value(path: Path) -> int:
     """The largest value in a NIfTI mask. Raises `LabelError`, also for one above 255."""
     with _readable(path, LabelError):
-        image = _open(path, LabelError)
-        _nifti_grid(path, image, LabelError)
-        largest = _stored(path, image, LabelError).max()
+        file = _open(path, LabelError)
+        _nifti_grid(path, file.image, LabelError)
+        largest = _stored(path, file, LabelError).max()
     if not 0 <= largest <= 255:
         raise LabelError(path, f"its largest value is {largest:g}; a mask holds values from 0 to 255")
     return int(largest)
@@ -148,13 +148,13 @@ def write_mask(mask: NDArray[np.uint8], grid: Grid, path: Path) -> None:
 
 
 def _read_nifti_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArray[np.uint8]:
-    image = _open(path, LabelError)
-    own = _nifti_grid(path, image, LabelError)
+    file = _open(path, LabelError)
+    own = _nifti_grid(path, file.image, LabelError)
     if own.shape != grid.shape:
         raise LabelError(path, f"its shape {own.shape} is not that of the image, {grid.shape}")
     if own.displacement(grid) > 0.1 * min(grid.spacing):
         raise LabelError(path, "it lies elsewhere in space than the image (the affines differ)")
-    array = _stored(path, image, LabelError).reshape(own.shape)
+    array = _stored(path, file, LabelError).reshape(own.shape)
     found = np.unique(array)
     if found[-1] == 0 == found[0]:
         return np.zeros(grid.shape, np.uint8)
@@ -165,26 +165,30 @@ def _read_nifti_mask(path: Path, grid: Grid, labels: Mapping[str, int]) -> NDArr
     return array.astype(np.uint8)
 
 
-def _open(path: Path, error: type[ImageError]) -> nib.Nifti1Image:
-    """Header of a NIfTI-1 or NIfTI-2 file; the voxels are read when they are asked for."""
-    _declared(path, error)  # nibabel reads a header however long it says it is
-    return cast(nib.Nifti1Image, nib.load(path))
+@dataclass(frozen=True)
+class _NiftiFile:
+    """An open `image`, whose voxels are read when they are asked for, and what its header says of them."""
+
+    image: nib.Nifti1Image
+    declared: DeclaredVoxels
 
 
-def _stored(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> NDArray:
-    """Voxels in the axis order of the file, unless there is no memory for them: the system would end the process."""
-    needed, left = _declared(path, error).reading_bytes, psutil.virtual_memory().available
-    if needed > left:
-        raise error(path, f"reading it takes {needed / 2**30:.2f} GiB of memory, and there are {left / 2**30:.2f} left")
-    return np.asarray(image.dataobj)
-
-
-def _declared(path: Path, error: type[ImageError]) -> DeclaredVoxels:
+def _open(path: Path, error: type[ImageError]) -> _NiftiFile:
+    """Header of a NIfTI-1 or NIfTI-2 file, which nibabel would read however long it says it is."""
     try:
         with path.open("rb") as file:
-            return read_declared(file, str(path))
+            declared = read_declared(file, str(path))
     except ImageError as cause:
         raise error(path, cause.reason) from None
+    return _NiftiFile(cast(nib.Nifti1Image, nib.load(path)), declared)
+
+
+def _stored(path: Path, file: _NiftiFile, error: type[ImageError]) -> NDArray:
+    """Voxels in the axis order of the file, unless there is no memory for them: the system would end the process."""
+    needed, left = file.declared.reading_bytes, psutil.virtual_memory().available
+    if needed > left:
+        raise error(path, f"reading it takes {needed / 2**30:.2f} GiB of memory, and there are {left / 2**30:.2f} left")
+    return np.asarray(file.image.dataobj)
 
 
 def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> Grid:
