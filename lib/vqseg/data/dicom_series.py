@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -30,6 +31,9 @@ __all__ = [
     "series_headers",
 ]
 
+_PIXELS = 0x7FE00000
+_LONG = 2**20
+_UNDEFINED = 0xFFFFFFFF
 _SLICE_THICKNESS = "0018|0050"
 # Positions are rounded in the files: so much of the distance of two slices, and so much of a voxel between a slice and
 # its place on a regular grid, is no irregularity. Whoever reads masks by position has to allow for the latter.
@@ -126,8 +130,24 @@ def read_series(path: Path) -> tuple[NDArray, Grid]:
 
 
 def read_series_header(file: Path) -> Dataset:
-    """Everything but the pixels."""
-    return pydicom.dcmread(file, stop_before_pixels=True)
+    """Everything but the pixels and what follows them. Raises `ImageError` when the file is shorter than it says."""
+    # Deferred: what is long is passed over, not read.
+    whole = pydicom.dcmread(file, defer_size=_LONG)
+    _check_lengths(file, whole)
+    for tag in [tag for tag in whole.keys() if tag >= _PIXELS]:  # noqa: SIM118  (a Dataset iterates over its values)
+        del whole[tag]
+    return whole
+
+
+def _check_lengths(file: Path, whole: Dataset) -> None:
+    """Raises `ImageError`. GDCM 3.0 sets memory aside for what an element says it holds: gigabytes for a few bytes."""
+    size = file.stat().st_size
+    for element in whole.values():
+        if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
+            end = element.value_tell + element.length
+            if end > size:
+                words = f"its element {element.tag} would end at byte {end}, and the file ends at byte {size}"
+                raise ImageError(file, f"it is damaged or cut short: {words}")
 
 
 def _checked_frames(path: Path, header: Dataset) -> list[Dataset]:

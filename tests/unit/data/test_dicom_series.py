@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -230,3 +231,24 @@ def test_distances_that_are_each_a_little_off_add_up(tmp_path: Path) -> None:
     move_all(folder, [(0, 0, 0.04 * STEP * min(index, 20 - index)) for index in range(21)])
     with pytest.raises(ImageError, match="it is no volume"):
         read_image(folder)
+
+
+@pytest.mark.parametrize("damage", ["behind the pixels", "before the pixels", "cut"])
+def test_an_element_longer_than_its_file_is_named(damage: str, tmp_path: Path) -> None:
+    """GDCM would set gigabytes aside for what such an element says it holds."""
+    folder, *_ = some_series(tmp_path)
+    file = slice_file(folder, 0)
+    content = file.read_bytes()
+    pixels = content.index(b"\xe0\x7f\x10\x00OW")
+    endless = b"\x09\x00\x10\x10UN\x00\x00" + struct.pack("<I", 0xFFFFFFF0)
+    if damage == "cut":
+        content = content[:-7]
+    elif damage == "behind the pixels":
+        content += b"\xfc\xff\xfc\xff" + endless[4:] + bytes(20)
+    else:
+        content = content[:pixels] + endless + content[pixels:]
+    file.write_bytes(content)
+    for path in (folder, file):
+        with pytest.raises(ImageError, match=f"the file ends at byte {len(content)}") as raised:
+            read_image(path)
+        assert file.name in str(raised.value)
