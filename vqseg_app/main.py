@@ -22,7 +22,6 @@ from lib.environment import set_switches
 from lib.errors_over_rest import UnknownError
 from lib.gate import guard
 from lib.inference import VQSegInference
-from lib.inference_queue import InferenceQueue
 from lib.labels import LabelSet
 from lib.live_model import LiveModel
 from lib.memory_guard import MemoryGuard
@@ -46,6 +45,7 @@ from lib.strategies import SERVED, NextStudy, default_strategy
 from lib.training import VQSegTraining
 from lib.upload_limits import UploadLimits
 from lib.watching import watch_requests
+from lib.work_queue import WorkQueue
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
@@ -99,8 +99,9 @@ class VQSegApp(MONAILabelApp):
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
         self.audit = AuditLog(self.run)
         self.memory = MemoryGuard(self.options.infer_memory_gib)
-        self.queue = InferenceQueue(self.options.infer_waiting, self.options.infer_seconds)
-        self.metrics.inferences_waiting.set_function(self.queue.length)
+        self.inferences = WorkQueue("inference", self.options.infer_waiting, self.options.infer_seconds)
+        self.metrics.inferences_waiting.set_function(self.inferences.length)
+        self.selections = WorkQueue("selection", self.options.infer_waiting, self.options.infer_seconds)
         self.uploads = UploadLimits(self.options.upload_unpacked_gib, self.options.upload_megavoxels, self.memory)
         self.active = config.active
         default_strategy(self.active.strategy)

@@ -246,16 +246,16 @@ def test_an_interrupted_scoring_goes_on_where_it_stood(five: Any) -> None:
     made = five.live.signals
     seen: list[int] = []
 
-    def stop_at_the_third(*arguments: Any) -> Any:
+    def stop_at_the_third(*arguments: Any, **options: Any) -> Any:
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(1)
-        return made(*arguments)
+        return made(*arguments, **options)
 
     five.live.signals = stop_at_the_third
     with pytest.raises(KeyboardInterrupt):
         five.score()
-    five.live.signals = lambda *arguments: (seen.append(1), made(*arguments))[1]
+    five.live.signals = lambda *arguments, **options: (seen.append(1), made(*arguments, **options))[1]
     five.score()
     assert len(seen) == 5
 
@@ -318,10 +318,10 @@ def test_a_label_that_changes_while_the_model_works_is_not_taken_for_the_new_one
 def test_a_study_too_large_for_the_memory_is_left_out(five: Any) -> None:
     signals = five.live.signals
 
-    def short_of_memory(volume: Any, *others: Any) -> Any:
+    def short_of_memory(volume: Any, *others: Any, **options: Any) -> Any:
         if Path(volume.source).name.startswith("b."):
             raise RuntimeError("not enough memory: you tried to allocate 10000000000 bytes")
-        return signals(volume, *others)
+        return signals(volume, *others, **options)
 
     five.live.signals = short_of_memory
     assert five.score()["scored"] == 2

@@ -16,6 +16,7 @@ from .errors_over_rest import UnknownError, without_folder
 from .live_model import LiveModel, identity_of
 from .pacs import PACSAwayError, PACSError
 from .sources import Source
+from .work_queue import stop_if_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def _by_one_version(
     """None as soon as another version is live."""
     model = identity_of(gathered.version)
     for done, study in enumerate(studies):
+        stop_if_abandoned()
         if told:
             told(gathered.version, done)
         try:

@@ -12,11 +12,11 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from vqseg.data.reading import read_image
 
-from .inference_queue import stop_if_abandoned
 from .live_model import LiveModel
 from .memory_guard import MemoryGuard
 from .result_files import check_format, write_result
 from .score_cache import ScoreCache
+from .work_queue import stop_if_abandoned
 
 
 class VQSegInference(InferTask):

@@ -64,7 +64,7 @@ async def run_inference(
         return _checked(app, model, image, session_id, given, file, output)
 
     asked = await to_thread.run_sync(check, limiter=_CHECKS)
-    return await app.queue.run(request, lambda: _answer(app, asked, background), lambda: clean_up(background))
+    return await app.inferences.run(request, lambda: _answer(app, asked, background), lambda: clean_up(background))
 
 
 def _checked(

@@ -63,11 +63,13 @@ class LiveModel:
             identity, predictor = self._current()
             return predictor.predict(volume, with_signals=with_signals, go_on=go_on), predictor, identity
 
-    def signals(self, volume: Volume, draws: int, generator: torch.Generator) -> tuple[StudySignals, str]:
+    def signals(
+        self, volume: Volume, draws: int, generator: torch.Generator, *, go_on: Callable[[], None] = lambda: None
+    ) -> tuple[StudySignals, str]:
         """Signals of a volume with so many QPM draws, and the identity of the model that made them."""
         with self._working:
             identity, predictor = self._current()
-            return predictor.signals(volume, draws, generator), identity
+            return predictor.signals(volume, draws, generator, go_on=go_on), identity
 
     def _current(self) -> tuple[str, Predictor]:
         with self._loading:

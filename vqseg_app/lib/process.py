@@ -25,6 +25,12 @@ def is_child() -> bool:
     return _program() == _CHILD
 
 
+def give_way(niceness: int) -> None:
+    """Let others have the processors first, in a child process; 19 takes what nobody else wants."""
+    if is_child():
+        os.nice(niceness)
+
+
 def stop_in_words(error: VQSegError) -> NoReturn:
     """End the start of the app with a message instead of a stack trace."""
     if _program() != _SERVER:

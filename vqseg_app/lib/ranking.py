@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.utils.app import app_instance
 
@@ -19,13 +19,15 @@ router = APIRouter(prefix="/vqseg", tags=["ActiveLearning"])
 
 
 @router.get("/ranking", summary="All studies in the order in which a strategy offers them, with the reasons")
-def show_ranking(
+async def show_ranking(
+    request: Request,
     user: AsUser,
     strategy: str = "random",
     page: Annotated[int, Query(ge=1)] = 1,
     per_page: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> Any:
-    return app_instance().ranking(strategy, page, per_page)
+    app = app_instance()
+    return await app.selections.run(request, lambda: app.ranking(strategy, page, per_page))
 
 
 def ranking_page(

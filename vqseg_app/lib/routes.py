@@ -50,15 +50,22 @@ def install(application: FastAPI, upload_gib: float) -> None:
 
 
 @router.post("/activelearning/{strategy}", tags=["ActiveLearning"], summary="The study to label next")
-def next_study(request: Request, strategy: str, user: AsUser, address: ClientAddress, params: JSONBody = None) -> Any:
+async def next_study(
+    request: Request, strategy: str, user: AsUser, address: ClientAddress, params: JSONBody = None
+) -> Any:
     params = check_body(params)
     # OHIF sends none; without one all its users would share one reservation.
     client = params.get("client_id") or signature(user).get("client_id", address or user.username)
+    offered = await app_instance().selections.run(request, lambda: _offer(strategy, client, params))
+    request.state.image = offered.get("id")  # for the audit log
+    return offered
+
+
+def _offer(strategy: str, client: str, params: dict[str, Any]) -> dict[str, Any]:
     app = app_instance()
     chosen = app.next_sample({**params, "client_id": client, "strategy": strategy})
     if not chosen:
         return {}
-    request.state.image = chosen["id"]  # for the audit log
     studies = app.datastore()
     info = studies.get_image_info(chosen["id"])
     offered = info.get("strategy") if isinstance(info.get("strategy"), dict) else {}

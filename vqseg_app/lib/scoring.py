@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ from vqseg.store import ModelVersion
 from .cold_start import ColdStart
 from .gathering import Gathered, gather
 from .live_model import identity_of
-from .process import is_child, stop_without_server
+from .process import give_way, stop_without_server
 from .score_cache import ScoreCache
 from .scoring_progress import ScoringProgress, read_progress
 from .selection import draws_for
 from .sources import DiceOfLabels, SignalsOfImages
 
 # Requests and trainings go first on a machine that is busy.
-_NICENESS = 10
+_NICENESS = 19
 
 
 class VQSegScoring(ScoringMethod):
@@ -41,8 +40,7 @@ class VQSegScoring(ScoringMethod):
         return {**super().info(), **read_progress(self._folder)}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        if is_child():
-            os.nice(_NICENESS)
+        give_way(_NICENESS)
         draws = draws_for(request.get("strategy") or self._settings.strategy, self._settings)
         self._folder.mkdir(parents=True, exist_ok=True)
         # One at a time, also when the scoring of a server that is gone still runs.

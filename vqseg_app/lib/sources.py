@@ -20,6 +20,7 @@ from .labels import FINAL
 from .live_model import LiveModel
 from .pacs_datastore import PACSStudies
 from .score_cache import ScoreCache
+from .work_queue import stop_if_abandoned
 
 T = TypeVar("T")
 
@@ -73,7 +74,8 @@ class SignalsOfImages(Source[SparseSignals]):
         if (fetched := self.cache.signals(model, image, self._draws)) is not None:
             return fetched, model
         before = self.cache.content(image)
-        signals, model = self.live.signals(read_image(image), self._draws, torch_generator(0, "signals", study))
+        generator = torch_generator(0, "signals", study)
+        signals, model = self.live.signals(read_image(image), self._draws, generator, go_on=stop_if_abandoned)
         self.need_unchanged(before, image)
         return self.cache.keep_signals(model, image, signals, self._draws), model
 
@@ -90,7 +92,7 @@ class DiceOfLabels(Source[np.ndarray]):
         before, volume = self.cache.content(image, label), read_image(image)
         # Before the model works: a label that cannot be used is found at once.
         mask = read_mask(label, volume.grid, self.live.predictor().labels)
-        prediction, predictor, model = self.live.predict(volume)
+        prediction, predictor, model = self.live.predict(volume, go_on=stop_if_abandoned)
         self.need_unchanged(before, image, label)
         dice = dice_by_structure(prediction.mask, mask, predictor.labels)
         self.cache.keep_label_dice(model, image, label, dice)

@@ -23,7 +23,10 @@ from .labels import FINAL, check_stored_names
 from .options import Options
 from .pacs import PACSError
 from .pacs_datastore import PACSStudies
+from .process import give_way
 
+# Requests go first on a machine whose processors are busy.
+_NICENESS = 10
 _SHORT = {"steps": "train.steps", "seed": "train.seed"}
 _OWN = ("method", "device")
 # What a request says must not reach the file system or the internet.
@@ -103,6 +106,7 @@ class VQSegTraining(TrainTask):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         config, method, device = self.check(request, datastore)
         pool = pool_of(datastore)
+        give_way(_NICENESS)
         train(pool.studies, self._run, config, method=method, device=device, resume=True, left_out=pool.left_out)
         return self.stats()
 

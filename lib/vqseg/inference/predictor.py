@@ -122,13 +122,15 @@ class Predictor:
         draws: int = 0,
         generator: torch.Generator | None = None,
         codebook: Tensor | None = None,
+        *,
+        go_on: Callable[[], None] = lambda: None,
     ) -> StudySignals:
         """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
 
         The same volume has the same signals, unless a `generator` of the draws is given. With another `codebook`
-        (K, D) its codes are counted, and nothing else changes.
+        (K, D) its codes are counted, and nothing else changes. What `go_on` raises ends it, as in `predict`.
         """
-        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook)
+        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook, go_on)
         signals = summarize(found.tally, found.probability, found.disagreement)
         return signals if self.segments else signals.of_images_alone()
 

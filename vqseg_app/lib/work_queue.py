@@ -1,7 +1,7 @@
-"""Inferences wait in line, so that no number of clients takes more than one volume's memory or the server's threads.
+"""What computes waits in line: no number of clients takes more than one volume's memory or all of the server's threads.
 
-Reasons (monailabel 0.8.5): every request for a mask starts computing at once, and goes on when its client has left.
-In a thread of starlette's pool, which has 40, so many waiting ones would keep `/info/` from being answered.
+Reasons (monailabel 0.8.5): every request for a mask or a study starts computing at once, and goes on when its client
+has left. In a thread of starlette's pool, which has 40, so many waiting ones would keep `/info/` from being answered.
 """
 
 from __future__ import annotations
@@ -55,22 +55,23 @@ def stop_if_abandoned() -> None:
         raise AbandonedError
 
 
-class InferenceQueue:
+class WorkQueue:
     """One at a time, for there is one model on one device, and first come, first served.
 
-    Args: `waiting` requests at most, beside the one that runs; `seconds` from a request's arrival to its end.
+    Args: `kind` of work, for messages; `waiting` requests at most, beside the one that runs; `seconds` from a request's
+    arrival to its end.
     """
 
-    def __init__(self, waiting: int, seconds: float) -> None:
-        self._waiting, self._seconds = waiting, seconds
+    def __init__(self, kind: str, waiting: int, seconds: float) -> None:
+        self._kind, self._waiting, self._seconds = kind, waiting, seconds
         self._held, self._counting = 0, threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=kind)
 
     def length(self) -> int:
         """How many wait for their turn."""
         return max(0, self._held - 1)
 
-    async def run(self, request: Request, work: Callable[[], T], discard: Callable[[], None]) -> T:
+    async def run(self, request: Request, work: Callable[[], T], discard: Callable[[], None] = lambda: None) -> T:
         """What `work` returns, once it is its turn. The body of `request` must have been read.
 
         When nobody waits any more, `stop_if_abandoned` ends the work, and whatever it left is removed by `discard`,
@@ -78,7 +79,7 @@ class InferenceQueue:
         ended in the work.
         """
         if not self._take_place():
-            words = f"{self._waiting} inferences are waiting already: try again later"
+            words = f"{self._waiting} {self._kind}s are waiting already: try again later"
             raise HTTPException(503, words, _RETRY_AFTER)
         job = _Job()
         ended: Future[T] = self._thread.submit(job.run, work)
@@ -111,7 +112,7 @@ class InferenceQueue:
 
     def _too_late(self, job: _Job) -> HTTPException:
         if job.has_begun:
-            words = f"the inference was ended after {self._seconds:g} s (--conf infer_seconds)"
+            words = f"the {self._kind} was ended after {self._seconds:g} s (--conf infer_seconds)"
             return HTTPException(504, words)
         return HTTPException(503, f"it was not its turn within {self._seconds:g} s: try again later", _RETRY_AFTER)
 

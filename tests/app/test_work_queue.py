@@ -1,4 +1,4 @@
-"""Many clients ask for masks at once: the server answers all else, says when it is full, and forgets who left."""
+"""Many clients ask for masks or studies at once: the server answers all else, and says when it is full."""
 
 from __future__ import annotations
 
@@ -20,10 +20,23 @@ def ask(server: WatchedServer, seconds: float = 120) -> requests.Response:
     return requests.post(f"{server.url}/infer/vqseg", params={"image": STUDY, "output": "image"}, timeout=seconds)
 
 
+def ask_for_a_study(server: WatchedServer) -> requests.Response:
+    return requests.post(f"{server.url}/activelearning/perturbation", json={}, timeout=120)
+
+
 def leave(server: WatchedServer, seconds: float) -> None:
     """Ask for a mask, and go away after so many seconds without an answer."""
     with pytest.raises(requests.exceptions.ReadTimeout):
         ask(server, seconds)
+
+
+def is_idle(server: WatchedServer, seconds: float) -> bool:
+    """Whether the server stops computing within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if server.running.cpu_percent(1.0) < 5:
+            return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +66,14 @@ def test_twenty_at_once_get_the_mask_of_one(quick: WatchedServer) -> None:
     assert max(waits) < 5
 
 
-def test_more_than_there_are_threads_do_not_keep_the_server_from_answering(slow: WatchedServer) -> None:
+@pytest.mark.parametrize(("kind", "work"), [("inference", ask), ("selection", ask_for_a_study)])
+def test_more_than_there_are_threads_do_not_keep_the_server_from_answering(
+    slow: WatchedServer, kind: str, work: Callable[[WatchedServer], requests.Response]
+) -> None:
     """starlette's pool has 40."""
+    assert is_idle(slow, 20)
     with slow.leaving_nothing(), ThreadPoolExecutor(60) as pool:
-        asked = [pool.submit(ask, slow) for _ in range(60)]
+        asked = [pool.submit(work, slow) for _ in range(60)]
         time.sleep(3)
         started = time.monotonic()
         assert slow.get("/info/").ok
@@ -69,17 +86,8 @@ def test_more_than_there_are_threads_do_not_keep_the_server_from_answering(slow:
     assert all(int(reply.headers["Retry-After"]) > 0 for reply in full)
     # The one that ran, and the one that waited, unless the first one's end came just before its own.
     late = {(reply.status_code, reply.json()["detail"]) for reply in replies if reply not in full}
-    ran, waited = (504, "the inference was ended after 8 s (--conf infer_seconds)"), (503, TOO_LATE)
+    ran, waited = (504, f"the {kind} was ended after 8 s (--conf infer_seconds)"), (503, TOO_LATE)
     assert {ran} <= late <= {ran, waited}
-
-
-def is_idle(server: WatchedServer, seconds: float) -> bool:
-    """Whether the server stops computing within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if server.running.cpu_percent(1.0) < 5:
-            return True
-    return False
 
 
 def test_who_leaves_stops_the_inference_and_frees_the_place(slow: WatchedServer) -> None:
