@@ -95,7 +95,7 @@ class VQSegApp(MONAILabelApp):
         self.cold_start = ColdStart(self.live, self.run / "cold_start", config, self.options.device)
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
-        self.proposals = Proposals()
+        self.proposals = Proposals(None if is_child() else self.run / "proposals.jsonl")
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
         self.audit = AuditLog(self.run)
         self.memory = MemoryGuard(self.options.infer_memory_gib)

@@ -64,10 +64,12 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Start a server whose model, of random weights, has these `settings`."""
 
     @contextmanager
-    def started(settings: Mapping[str, Any], conf: Mapping[str, str]) -> Iterator[WatchedServer]:
+    def started(
+        settings: Mapping[str, Any], conf: Mapping[str, str], command: list[str] | None = None
+    ) -> Iterator[WatchedServer]:
         folder = tmp_path_factory.mktemp("watched")
         publish(folder / "run", LABELS, settings)
-        with serve_watched(make_studies(folder / "studies", count=5), folder, conf) as server:
+        with serve_watched(make_studies(folder / "studies", count=5), folder, conf, command) as server:
             server.infer("case_04").raise_for_status()  # what is loaded once is loaded now
             yield server
 

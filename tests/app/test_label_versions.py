@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,27 @@ def test_a_proposal_is_remembered_by_the_name_of_the_client_first(app_module: An
     assert proposals.version("study", "another", "10.0.0.1") == "0002"
     assert proposals.version("study", "another", "10.0.0.2") is None
     assert proposals.version("other", "reader", "10.0.0.1") is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_proposals_outlive_their_server_up_to_the_line_it_wrote_when_it_was_killed(
+    app_module: Any, tmp_path: Path, seed: int
+) -> None:
+    kind, draw, file = app_module("proposals").Proposals, random.Random(seed), tmp_path / "run" / "proposals.jsonl"
+    images, clients = ["a", "b ä"], ["Dr. \u2028 One", "10.0.0.1", None]
+    notes = [(draw.choice(images), f"{number:04d}", *draw.sample(clients, 2)) for number in range(12)]
+    kept = kind(file)
+    for note in notes:
+        kept.note(*note)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: draw.randrange(len(whole) + 1)])
+    known = kind()
+    for note in notes[: file.read_bytes().count(b"]")]:
+        known.note(*note)
+    asked = [(image, client) for image in images for client in clients]
+    for again in (kind(file), kind(file)):
+        found = [again.version(*question) for question in asked]
+        assert found == [known.version(*question) for question in asked]
 
 
 def put(server: Any, file: Path, **params: Any) -> requests.Response:

@@ -15,6 +15,7 @@ import pytest
 import requests
 from answers import voxel_counts
 from builders import slice_file, write_dicom
+from pydicom.uid import generate_uid
 from servers import free_port
 
 from vqseg.data.reading import read_grid, read_image
@@ -108,6 +109,23 @@ def test_every_segmentation_is_a_version_and_can_be_sent_again(pacs: Any, studie
     *former, last = store.label_versions(image)
     assert (former, last.model_version) == ([first, second], "0007")
     assert pydicom.dcmread(store.label_version_file(image, second.version)).SeriesInstanceUID == second.version
+
+
+def test_a_label_of_a_clock_that_was_ahead_is_no_longer_the_newest(pacs: Any, studies: Any) -> None:
+    store, image, mask = studies(), pacs.series["phantom_0"], phantom_mask(pacs, "phantom_0")
+    names = [("tumour", 1), ("lung", 2)]
+    submit(store, image, mask, names)
+    (ahead,) = pacs.instances("SEG")
+    ahead.SeriesInstanceUID, ahead.SOPInstanceUID = generate_uid(), generate_uid()
+    ahead.file_meta.MediaStorageSOPInstanceUID = ahead.SOPInstanceUID
+    ahead.ContentDate, ahead.ContentTime = "20991231", "235959.5"
+    store._pacs.store(ahead)
+    store.refresh()
+    for number in range(3):
+        now = np.roll(mask, number + 1, axis=0)
+        submit(store, image, now, names)
+        assert np.array_equal(read(store, image), now)
+    assert len(store.label_versions(image)) == 5
 
 
 def test_labels_of_other_tags_are_versions_on_this_machine(pacs: Any, studies: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vqseg.tokens import ROLES, Role
 Closable = Literal["archives", "logs", "model_files", "reload", "slides"]
 # What `--conf open_routes` takes, and why each is closed.
 CLOSABLE: dict[Closable, str] = {
-    "archives": "a session's archive is unpacked wherever its entries say and however large they are",
+    "archives": "few bytes may hold much: up to upload_unpacked_gib are unpacked for a session",
     "logs": "the server's log may name patients, and `nvidia-smi` runs for each request",
     "model_files": "MONAI Label puts an uploaded model in place unchecked; versions are published by trainings",
     "reload": "MONAI Label builds the app anew beside the running one, and the next request may wait for ever",
@@ -27,7 +27,7 @@ CLOSABLE: dict[Closable, str] = {
 
 Least = Role | Literal["nobody in particular"]
 ANYONE: Least = "nobody in particular"
-USER, ANNOTATOR, ADMIN = "user", "annotator", "admin"
+USER, ANNOTATOR, REVIEWER, ADMIN = "user", "annotator", "reviewer", "admin"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ RULES = (
     Rule("GET", "/vqseg/ranking", USER),
     Rule("GET", "/vqseg/labels/{image}", USER),
     Rule("GET", "/vqseg/labels/{image}/{version}", USER),
-    Rule("POST", "/vqseg/labels/{image}/{version}/restore", ANNOTATOR),
+    Rule("POST", "/vqseg/labels/{image}/{version}/restore", REVIEWER),
     Rule("POST", "/activelearning/{strategy}", USER),
     Rule("POST", "/infer/wsi/{model}", USER, closed="slides"),
     Rule("POST", "/infer/wsi_v2/{model}", USER, closed="slides"),

@@ -1,13 +1,17 @@
-"""What can be mended by the client becomes a 4xx with `{"detail": words}`, never a 500 with a stack trace."""
+"""What can be mended by the client becomes a 4xx with `{"detail": words}`, never a 500 with a stack trace; what the
+server's disk refuses becomes a 507."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from fastapi import FastAPI, Request
-from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from monailabel.config import settings
@@ -17,6 +21,7 @@ from monailabel.interfaces.exception import (
     MONAILabelError,
     MONAILabelException,
 )
+from starlette.exceptions import HTTPException
 
 from vqseg.errors import ConfigError, DataError, ImageError, ModelError, TrainingError, VQSegError
 
@@ -53,13 +58,44 @@ _STATUS: dict[type[VQSegError], int] = {
 }
 
 
+# A limit on the size of files, and a quota, are as good as a full disk.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def add_handlers(application: FastAPI) -> None:
     """Teach the running application to answer our errors and MONAI Label's in words."""
     application.add_exception_handler(VQSegError, _in_words)
     application.add_exception_handler(MONAILabelException, _of_monai_label)
     application.add_exception_handler(RequestValidationError, _of_fastapi)
+    application.add_exception_handler(OSError, _of_disk)
+    application.add_exception_handler(HTTPException, _of_http)
     # The handlers are read when the middleware is built, which has happened by now (starlette 1.10).
     application.middleware_stack = application.build_middleware_stack()
+
+
+def _of_disk(request: Request, error: Exception) -> JSONResponse:
+    words = disk_fault(error)
+    if words is None:
+        raise error
+    return JSONResponse({"detail": words}, 507)
+
+
+async def _of_http(request: Request, error: Exception) -> Response:
+    """fastapi takes whatever happens while a form is read for the client's fault."""
+    assert isinstance(error, HTTPException)
+    words = disk_fault(error.__cause__)
+    return JSONResponse({"detail": words}, 507) if words else await http_exception_handler(request, error)
+
+
+def disk_fault(error: BaseException | None) -> str | None:
+    """What to tell the client of an error of the server's disk, none of another one."""
+    if not isinstance(error, OSError) or error.errno not in (*_NO_SPACE, *_NO_PERMISSION):
+        return None
+    if error.errno in _NO_SPACE:
+        return "the disk of the server is full: make room there, and send it again"
+    name = Path(os.fsdecode(error.filename)).name if error.filename else "a file"
+    return f"the server may not do this with {name} ({error.strerror}): whoever runs it has to change its permissions"
 
 
 def _in_words(request: Request, error: Exception) -> JSONResponse:

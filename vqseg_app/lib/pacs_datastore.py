@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import pydicom
 from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from pydicom.dataset import Dataset
 
 from vqseg.data.dicom_seg import Origin, write_segmentation
 from vqseg.data.dicom_series import read_series_header, referenced_series
@@ -206,7 +207,9 @@ class PACSStudies(Datastore):
         ):
             file = Path(folder) / "label.dcm"
             self._write(mask, grid, series, known, Origin(creator, str(version) if version else None), file)
-            self._pacs.store(pydicom.dcmread(file))
+            segmentation = pydicom.dcmread(file)
+            self._make_newest(segmentation, image_id)
+            self._pacs.store(segmentation)
         self._unsent.forget(arrived, image_id)
         self.refresh()
         return image_id
@@ -289,6 +292,15 @@ class PACSStudies(Datastore):
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             # There is no end to what the headers of a series may lack that highdicom needs.
             raise LabelError(series.uid, f"no DICOM SEG of this series can be written ({error})") from None
+
+    def _make_newest(self, segmentation: Dataset, image_id: str) -> None:
+        """The newest of an image's SEG is its label: one of a clock that is ahead, or was, must not hide it."""
+        held = self._held.now().labels.get(image_id)
+        if held is None or held.made < f"{segmentation.ContentDate}{segmentation.ContentTime}":
+            return
+        with contextlib.suppress(ValueError):  # other programs write what they like
+            made = datetime.strptime(held.made.partition(".")[0], "%Y%m%d%H%M%S") + timedelta(seconds=1)
+            segmentation.ContentDate, segmentation.ContentTime = made.strftime("%Y%m%d"), made.strftime("%H%M%S.%f")
 
     @contextlib.contextmanager
     def _kept_when_refused(

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Body, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, Body, FastAPI, File, Form, Request, UploadFile
 from fastapi.middleware import Middleware
 from monailabel.config import settings
-from monailabel.endpoints import batch_infer, datastore, session, train
+from monailabel.endpoints import batch_infer, datastore, train
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
@@ -23,7 +23,7 @@ from monailabel.utils.async_tasks.utils import tasks
 
 from vqseg.errors import ConfigError, VQSegError
 
-from . import health, inference_routes, label_routes, metrics, pacs_proxy, ranking, viewer
+from . import health, inference_routes, label_routes, metrics, pacs_proxy, ranking, session_routes, viewer
 from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
@@ -42,7 +42,7 @@ def install(application: FastAPI, upload_gib: float) -> None:
     routes = application.router.routes
     # Inside the others, so that a browser of another origin can read the answer.
     application.user_middleware.append(Middleware(BodyLimit, upload_gib))
-    modules = (inference_routes, ranking, label_routes, health, metrics, pacs_proxy, viewer)
+    modules = (inference_routes, ranking, label_routes, session_routes, health, metrics, pacs_proxy, viewer)
     for own in (router, *(module.router for module in modules)):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())
@@ -226,23 +226,3 @@ def update_label_info(user: AsAnnotator, label: str, tag: str, info: FormText = 
 @router.put("/datastore/updatelabelinfo", tags=["Datastore"], include_in_schema=False)
 def update_label_info_as_before(user: AsAnnotator, label: str, tag: str, params: FormText = "{}") -> Any:
     return update_label_info(user, label, tag, params)
-
-
-@router.get("/session/{session_id}", tags=["Session"], summary="A session, or the image it holds")
-def read_session(user: AsUser, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-    sessions = app_instance().sessions()
-    held = sessions.get_session(session_id) if sessions else None
-    if image and held and not Path(held.image).is_file():
-        raise ConfigError(f"session {session_id}: it holds several files, or none any more, which are no image to send")
-    return session.get_session(session_id, update_ts, image)
-
-
-@router.put("/session/", tags=["Session"], summary="Keep an image for a while, to be segmented")
-def add_session(
-    background: BackgroundTasks,
-    user: AsUser,
-    files: Annotated[list[UploadFile], File()],
-    uncompress: bool = False,
-    expiry: int = 0,
-) -> Any:
-    return session.create_session(background, uncompress, expiry, files)

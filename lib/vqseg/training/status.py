@@ -14,8 +14,8 @@ from vqseg.files import read_json, write_json
 __all__ = ["StatusFile", "read_status", "training_process"]
 
 _NAME = "status.json"
-# A clock that is set while a training runs shifts the times of all processes a little.
-_CLOCK_TOLERANCE = 2.0
+# Seconds. The time of the start of the machine, which is told in whole ones, may be another each time it is asked for.
+_TOLERANCE = 2.0
 
 
 class StatusFile:
@@ -23,13 +23,13 @@ class StatusFile:
 
     def __init__(self, run: Path, **fields: Any) -> None:
         self.run = run
-        now = time.time()
+        self._began = time.monotonic()
         process = psutil.Process()
         self.fields: dict[str, Any] = {
             "state": "running",
             "pid": process.pid,
-            "process_started": process.create_time(),
-            "started": now,
+            "process_started": _uptime_at_start(process),
+            "started": time.time(),
             "message": "",
             **fields,
         }
@@ -38,8 +38,7 @@ class StatusFile:
     def write(self, **fields: Any) -> None:
         """Change some fields and write the file."""
         self.fields.update(fields)
-        now = time.time()
-        self.fields.update(updated=now, elapsed_seconds=round(now - self.fields["started"], 1))
+        self.fields.update(updated=time.time(), elapsed_seconds=round(time.monotonic() - self._began, 1))
         write_json(self.run / _NAME, self.fields)
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -67,7 +66,12 @@ def _process_of(status: dict[str, Any]) -> psutil.Process | None:
     """The very process that wrote the status, if it runs: its id may be another's by now, or a zombie's."""
     try:
         process = psutil.Process(int(status["pid"]))
-        same = abs(process.create_time() - status["process_started"]) < _CLOCK_TOLERANCE
+        same = abs(_uptime_at_start(process) - status["process_started"]) < _TOLERANCE
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (psutil.Error, KeyError, TypeError, ValueError):
         return None
+
+
+def _uptime_at_start(process: psutil.Process) -> float:
+    """Seconds from the start of the machine to that of a process: the same also after the clock was set."""
+    return process.create_time() - psutil.boot_time()

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import vqseg
@@ -51,6 +53,21 @@ def test_a_process_that_got_the_id_of_a_dead_one_is_another(tmp_path: Path) -> N
     assert (read_status(tmp_path) or {})["state"] == "interrupted"
     status.write(state="failed")
     assert (read_status(tmp_path) or {})["state"] == "failed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock is set where psutil reads it on Linux")
+@pytest.mark.parametrize("seconds", [-86400, -10, 10, 86400])
+def test_a_training_runs_also_after_the_clock_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    status, booted, now = StatusFile(tmp_path), psutil.boot_time(), time.time()
+    # What Linux says of its start follows the clock.
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + seconds)
+    monkeypatch.setattr(time, "time", lambda: now + seconds)
+    status.write()
+    found = read_status(tmp_path) or {}
+    assert found["state"] == "running"
+    assert 0 <= found["elapsed_seconds"] < 60
 
 
 @pytest.mark.parametrize("pid", [0, -1])
