@@ -243,7 +243,8 @@ class StudiesFolder(LocalDatastore):
         index = Path(self._datastore_config_path)
         try:
             content = self._datastore.model_dump(exclude={"base_path"})
-            text = json.dumps(content, indent=2, default=str, allow_nan=False)
+            # In one line: Python takes eight times as long to indent it, and every request waits meanwhile.
+            text = json.dumps(content, default=str, allow_nan=False)
             with FileLock(self._lock_file) if lock else nullcontext(), new_file(index) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except BaseException as error:

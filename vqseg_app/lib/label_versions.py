@@ -103,7 +103,9 @@ class LabelVersions:
     def holds(self, image: str, file: Path) -> bool:
         """Whether a label is among the versions of those of an image, byte by byte."""
         checksum = sha256(file)
-        return any(version.sha256 == checksum for version in self.of(image))
+        # The newest first, for the live label is one of the last.
+        kept = (self._read(image, number) for number in reversed(self._numbers(image)))
+        return any(version is not None and version.sha256 == checksum for version in kept)
 
     def find(self, image: str, number: str) -> LabelVersion:
         """Raises `UnknownError`."""
