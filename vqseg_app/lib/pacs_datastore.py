@@ -295,7 +295,11 @@ class PACSStudies(Datastore):
 
     def _make_newest(self, segmentation: Dataset, image_id: str) -> None:
         """The newest of an image's SEG is its label: one of a clock that is ahead, or was, must not hide it."""
-        held = self._held.now().labels.get(image_id)
+        try:
+            listing = self._held.now(hurry=True)
+        except PACSError:  # a label is taken also while the PACS lists nothing
+            listing = self._held.last or Listing()
+        held = listing.labels.get(image_id)
         if held is None or held.made < f"{segmentation.ContentDate}{segmentation.ContentTime}":
             return
         with contextlib.suppress(ValueError):  # other programs write what they like

@@ -6,6 +6,7 @@ folder when the request fails; an archive is unpacked wherever its entries say a
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import uuid
@@ -23,6 +24,7 @@ from .archives import ARCHIVES, unpack
 from .request_rules import AsUser
 
 router = APIRouter(prefix="/session", tags=["Session"])
+_PLAIN = re.compile(r"[^\W_][\w .()+@-]{0,99}")
 _ENDINGS = (".nii.gz", ".nii", ".dcm", *ARCHIVES)
 
 
@@ -47,7 +49,7 @@ def add_session(
     with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
         received = Path(folder) / "received"
         received.mkdir()
-        written = [received / f"{number:05d}{_ending(file)}" for number, file in enumerate(files)]
+        written = [received / _name(file, number, len(files)) for number, file in enumerate(files)]
         for path, upload in zip(written, files, strict=True):
             with path.open("wb") as copy:
                 shutil.copyfileobj(upload.file, copy)
@@ -63,6 +65,10 @@ def add_session(
     return {"session_id": session_id, "session_info": info.to_json()}
 
 
-def _ending(upload: UploadFile) -> str:
-    name = (upload.filename or "").lower()
-    return next((ending for ending in _ENDINGS if name.endswith(ending)), "")
+def _name(upload: UploadFile, number: int, count: int) -> str:
+    """What the client calls it, by which messages name it, unless that is no plain name."""
+    name = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
+    if not _PLAIN.fullmatch(name):
+        name = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+        return f"{number:05d}{name}"
+    return name if count == 1 else f"{number:05d}-{name}"
