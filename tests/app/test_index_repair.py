@@ -22,7 +22,7 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {
     "truncated at the end": lambda whole: whole[:-2],
     "garbage": lambda whole: np.random.default_rng(0).bytes(len(whole)),
     "another JSON": lambda whole: b'{"images": []}',
-    "NaN": lambda whole: whole.replace(b'"ts": ', b'"score": NaN, "large": 1e999, "ts": ', 1),
+    "NaN": lambda whole: whole.replace(b'"ts":', b'"score":NaN,"large":1e999,"ts":', 1),
     "nested without end": lambda whole: b"[" * 100_000,
 }
 

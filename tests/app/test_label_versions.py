@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -208,6 +210,45 @@ def test_files_that_somebody_puts_there_are_still_seen(place: Workplace, tmp_pat
         while "put" not in seen():
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_our_own_files_are_not_looked_for(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    looked: list[None] = []
+    store, heed = place.datastore, place.datastore._handler.on_created
+
+    def hear(event: Any) -> None:
+        heed(event)
+        told.put(Path(event.src_path).name)
+
+    monkeypatch.setattr(store._handler, "on_created", hear)
+    monkeypatch.setattr(store, "_reconcile_datastore", lambda: looked.append(None))
+    place.label("study", random_mask(0))
+    store.update_image_info("study", {"note": "kept"})
+    heard = [told.get(timeout=10) for _ in range(3)]
+    assert sorted(heard) == ["datastore_v2.json", "datastore_v2.json", "study.nii.gz"]
+    assert looked == []
+
+
+def test_whoever_reads_does_not_wait_for_the_disk_of_whoever_writes(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, at_the_disk, go_on = sys.modules["vqseg.files"], threading.Event(), threading.Event()
+
+    def stuck(path: Path) -> None:
+        at_the_disk.set()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(files, "_sync", stuck)
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(place.datastore.update_image_info, "study", {"note": "kept"})
+        assert at_the_disk.wait(10)
+        reading = threads.submit(place.datastore.status)
+        assert reading.result(10) == {"total": 1, "completed": 0, "label_tags": {}}
+        assert not writing.done()
+        go_on.set()
+        writing.result(10)
+    assert place.datastore.get_image_info("study")["note"] == "kept"
 
 
 def test_a_proposal_is_remembered_by_the_name_of_the_client_first(app_module: Any) -> None:

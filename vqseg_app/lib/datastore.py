@@ -9,12 +9,13 @@ the folder's watcher empties the index for a moment in its own thread.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
@@ -23,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 from monailabel.config import settings
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from watchdog.events import FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileSystemEvent
 
@@ -49,10 +50,16 @@ class StudiesFolder(LocalDatastore):
     def __init__(self, folder: str, label_set: LabelSet) -> None:
         self.label_set = label_set
         self._versions = LabelVersions(Path(folder) / ".vqseg" / "label_versions")
-        self._threads = threading.RLock()
-        self._seen: tuple[int, int] | None = None
+        # Locks, in the order in which they are taken. Threads before processes: a file lock that is waited for is
+        # looked at every 50 ms only.
+        self._submitters = threading.RLock()
+        self._submitting_processes = FileLock(self._versions.folder / ".submitting.lock")
+        self._writers = threading.RLock()
         # Not `.lock`: that one is taken inside the methods of the base class.
         self._processes = FileLock(Path(folder) / ".vqseg.lock")
+        self._memory = threading.RLock()
+        self._reader: int | None = None
+        self._known_states: set[tuple[int, int] | None] = set()
         super().__init__(
             folder,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -79,18 +86,31 @@ class StudiesFolder(LocalDatastore):
             observer.schedule(self._handler, str(folder), event_filter=_CHANGES)
 
     @contextmanager
+    def _submitting(self) -> Iterator[None]:
+        """Alone in changing labels; others change the index meanwhile, for it takes the disk long to keep a version."""
+        with self._submitters, self._submitting_processes:
+            yield
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Alone among threads and processes, with the index as the last writer left it."""
-        with self._threads, self._processes:
+        """Alone among threads and processes in changing the index, as the last writer left it.
+
+        Others read meanwhile: they wait for a change of what is in memory, and not for the disk.
+        """
+        with self._writers, self._processes:
             self._catch_up()
             yield
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Alone among threads, with the index as the last writer of any process left it."""
-        with self._threads:
-            self._catch_up()
-            yield
+        """With the index as the last writer of any process left it, which no thread changes meanwhile."""
+        self._catch_up()
+        with self._memory:
+            outer, self._reader = self._reader, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._reader = outer
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Check a label, bring it to the image's grid and our values, and keep it, whole or not at all."""
@@ -110,7 +130,7 @@ class StudiesFolder(LocalDatastore):
             # Outside the lock, for packing a large mask takes seconds in which nobody else would be answered.
             written = Path(folder) / "label.nii.gz"
             write(known, written)
-            with self._writing():
+            with self._submitting():
                 if (now := self.label_set.resolve(self)) != known:
                     # Meanwhile another label took the value that a new structure was to get.
                     write(now, written)
@@ -119,20 +139,20 @@ class StudiesFolder(LocalDatastore):
 
     def _keep_label(self, image_id: str, label_tag: str, written: Path, info: dict[str, Any]) -> None:
         """Make a file the label and a version of it; what was the label stays a version."""
-        study = self._datastore.objects.get(image_id)
-        if study is None:
-            raise UnknownError("image", image_id, self._datastore.objects)
-        former = self.get_label_uri(image_id, label_tag)
-        target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
+        self._known_image(image_id)
         self._keep_former(image_id, label_tag)
         self._versions.keep(image_id, label_tag, partial(shutil.copyfile, written), info)
-        with new_file(target) as temporary:
-            shutil.copyfile(written, temporary)
-        info.update(ts=int(time.time()), name=target.name)
-        study.labels[label_tag] = DataModel(info=info, ext=".nii.gz")
-        self._update_datastore_file()
-        if former and Path(former) != target.resolve():
-            Path(former).unlink(missing_ok=True)
+        target = Path(self._datastore.label_path(label_tag)) / f"{image_id}.nii.gz"
+        with self._writing():
+            self._known_image(image_id)
+            former = self.get_label_uri(image_id, label_tag)
+            with new_file(target) as temporary:
+                shutil.copyfile(written, temporary)
+            info.update(ts=int(time.time()), name=target.name)
+            label = DataModel(info=_storable(info), ext=".nii.gz")
+            self._change_index(lambda studies: studies.objects[image_id].labels.update({label_tag: label}))
+            if former and Path(former) != target.resolve():
+                Path(former).unlink(missing_ok=True)
 
     def label_versions(self, image_id: str) -> list[LabelVersion]:
         """Every label of an image that was ever kept, the oldest first, be it removed since. Raises `UnknownError`."""
@@ -180,18 +200,18 @@ class StudiesFolder(LocalDatastore):
             with new_file(target) as temporary:
                 shutil.copyfile(file, temporary)
             info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
-            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
-            self._update_datastore_file()
+            study = ImageLabelModel(image=DataModel(info=_storable(info), ext=extension))
+            self._change_index(lambda studies: studies.objects.update({image_id: study}))
             return image_id
 
     def remove_image(self, image_id: str) -> None:
-        with self._writing():
+        with self._submitting(), self._writing():
             self._known_image(image_id)
             super().remove_image(image_id)
             self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        with self._writing():
+        with self._submitting(), self._writing():
             if not self.get_label_uri(label_id, label_tag):
                 raise UnknownError(f"label ({label_tag})", label_id, self.get_labeled_images(label_tag))
             self._keep_former(label_id, label_tag)
@@ -200,26 +220,46 @@ class StudiesFolder(LocalDatastore):
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         with self._writing():
-            super().update_image_info(image_id, info)
+            self._known_image(image_id)
+            self._change_index(lambda studies: studies.objects[image_id].image.info.update(_storable(info)))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         with self._writing():
-            super().update_label_info(label_id, label_tag, info)
+            if not self.get_label_uri(label_id, label_tag):
+                raise UnknownError(f"label ({label_tag})", label_id, self.get_labeled_images(label_tag))
+            self._change_index(lambda studies: studies.objects[label_id].labels[label_tag].info.update(_storable(info)))
+
+    def _on_any_event(self, event: FileSystemEvent) -> None:
+        """Look through the folders when a file came or went of which the index does not know; most are our own."""
+        with self._writing():
+            if not self._is_told(Path(os.fsdecode(event.src_path))):
+                super()._on_any_event(event)
+
+    def _is_told(self, file: Path) -> bool:
+        """Whether the index, as it was just read, says that a file is there, or that it is not, as it is."""
+        if file == Path(self._datastore_config_path):
+            return True
+        name, extension = self._to_id(file.name)
+        with self._reading():
+            study = self._datastore.objects.get(name)
+            is_image = file.parent == Path(self._datastore.image_path())
+            entry = study and (study.image if is_image else study.labels.get(file.parent.name))
+            return bool(entry and entry.ext == extension) == file.exists()
 
     def _reconcile_datastore(self) -> None:
-        with self._writing():
+        with self._writing(), self._memory:
             super()._reconcile_datastore()
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        with self._threads:
-            index = Path(self._datastore_config_path)
-            if _state_of(index) != self._seen and fault_of(index):
-                self._repair(index)
+        index = Path(self._datastore_config_path)
+        if _state_of(index) not in self._known_states and fault_of(index):
+            self._repair(index)
+        with self._memory:
             super()._init_from_datastore_file(throw_exception)
 
     def _repair(self, index: Path) -> None:
         """Replace an index that cannot be read by what is in memory, which at the start is nothing, and on the disk."""
-        with self._processes:
+        with self._writers, self._processes, self._memory:
             # Meanwhile another process may have done so.
             if (fault := fault_of(index)) is None:
                 return
@@ -235,36 +275,51 @@ class StudiesFolder(LocalDatastore):
             self._update_datastore_file()
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the index, whole or not at all: half of one stops the next start of the server.
+        self._change_index(lambda studies: None, lock)
 
-        Unlike the base class, `_ignore_event_config` stays unset: the watcher reports no change of a file that was
+    def _change_index(self, change: Callable[[LocalDatastoreModel], None], lock: bool = True) -> None:
+        """Change what is in memory and write the index, whole or not at all: half of one stops the server's next start.
+
+        Unlike in the base class, `_ignore_event_config` stays unset: the watcher reports no change of a file that was
         replaced, and would ignore somebody else's next change instead. Our own files find it by `_catch_up`.
         """
         index = Path(self._datastore_config_path)
         try:
-            content = self._datastore.model_dump(exclude={"base_path"})
-            # In one line: Python takes eight times as long to indent it, and every request waits meanwhile.
-            text = json.dumps(content, default=str, allow_nan=False)
+            with self._memory:
+                changed = self._datastore
+                change(changed)
+                # By pydantic, in one line: Python takes forty times as long to indent it, and everybody waits.
+                text = changed.model_dump_json(exclude={"base_path"})
             with FileLock(self._lock_file) if lock else nullcontext(), new_file(index) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        except BaseException as error:
-            self._seen = None  # what is in memory was not kept: the next look reads the file again
-            if isinstance(error, ValueError):
-                raise ConfigError(f"the index of the studies cannot hold this: {error}") from None
+                # As it will be known once it has taken the place of the former one.
+                self._known_states = {*self._known_states, _state_of(temporary)}
+        except BaseException:
+            self._known_states = set()  # what is in memory was not kept: the next look reads the file again
             raise
-        self._seen = _state_of(index)
-        self._config_ts = index.stat().st_mtime
+        with self._memory:
+            # Whoever wrote without the locks may have been read meanwhile.
+            self._known_states = {_state_of(index)} if self._datastore is changed else set()
+            self._config_ts = index.stat().st_mtime
 
     def _catch_up(self) -> None:
         """Read the index again when it is another file than last time.
 
         The time alone is too coarse: two processes can write within one tick of the file system's clock.
         """
-        state = _state_of(Path(self._datastore_config_path))
-        if state != self._seen:
-            self._config_ts = 0
-            self._init_from_datastore_file()
-            self._seen = state
+        index = Path(self._datastore_config_path)
+        # A reader that reads on in another method must not wait for a writer, who may wait for it.
+        if _state_of(index) in self._known_states or self._reader == threading.get_ident():
+            return
+        if fault_of(index):
+            self._repair(index)
+        with self._memory:
+            state = _state_of(index)
+            if state not in self._known_states:
+                self._config_ts = 0
+                super()._init_from_datastore_file()
+                is_read = bool(self._config_ts) or state is None
+                self._known_states = {state} if is_read else set()
 
     def list_images(self) -> list[str]:
         with self._reading():
@@ -321,6 +376,14 @@ def check_tag(tag: str) -> None:
     """A tag becomes the name of a folder. Raises `ConfigError`."""
     if not _TAG.fullmatch(tag):
         raise ConfigError(f"label tag {tag!r}: expected up to 64 letters, digits, - and _")
+
+
+def _storable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept with an image or a label, as JSON has it. Raises `ConfigError`."""
+    try:
+        return json.loads(json.dumps(dict(info), default=str, allow_nan=False))
+    except ValueError as error:
+        raise ConfigError(f"the index of the studies cannot hold this: {error}") from None
 
 
 def _state_of(file: Path) -> tuple[int, int] | None:
