@@ -260,7 +260,8 @@ class _Run:
             unlabelled=len(self.trainer.unlabelled) if self.trainer.method.uses_unlabelled else 0,
             message="training",
         )
-        self.status.event("resume" if checkpoint else "start", step=self.trainer.step, validated_on=self.split.note)
+        kind = "resume" if checkpoint else "start"
+        self.status.event(kind, method=self.method, step=self.trainer.step, validated_on=self.split.note)
 
     def _champion_score(self) -> float | None:
         """The live model's score on the studies of this training, or none when there is nothing to compare with."""
