@@ -48,7 +48,11 @@ def test_a_study_of_one_patch_shows_what_the_network_chose(predictor: Predictor)
     found = map_codes(predictor, volume)
     assert found.axis == 2
     image = torch.from_numpy(found.image)
-    seen = image if predictor.config.data.spatial_dims == 2 else torch.from_numpy(prepare_volume(volume, predictor.config.data))
+    seen = (
+        image
+        if predictor.config.data.spatial_dims == 2
+        else torch.from_numpy(prepare_volume(volume, predictor.config.data))
+    )
     encoded = predictor.network.encode(seen[None, None])  # type: ignore[operator]
     size = encoded.sizes[0]
     chosen = encoded.nearest.indices[0, : size.numel()].reshape(size).numpy()
