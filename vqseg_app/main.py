@@ -23,6 +23,7 @@ from lib.errors_over_rest import UnknownError
 from lib.gate import guard
 from lib.inference import VQSegInference
 from lib.labels import LabelSet
+from lib.live_events import Changes
 from lib.live_model import LiveModel
 from lib.memory_guard import MemoryGuard
 from lib.metrics import Metrics, ServerState
@@ -102,6 +103,8 @@ class VQSegApp(MONAILabelApp):
         self.inferences = WorkQueue("inference", self.options.infer_waiting, self.options.infer_seconds)
         self.metrics.inferences_waiting.set_function(self.inferences.length)
         self.selections = WorkQueue("selection", self.options.infer_waiting, self.options.infer_seconds)
+        self.pictures = WorkQueue("picture", self.options.infer_waiting, self.options.infer_seconds)
+        self.changes = Changes()
         self.uploads = UploadLimits(self.options.upload_unpacked_gib, self.options.upload_megavoxels, self.memory)
         self.active = config.active
         default_strategy(self.active.strategy)

@@ -1,6 +1,6 @@
 // The calls to the server this page came from. A refusal becomes an Error with the server's own words.
 
-async function call(method, path, { query = {}, body, form } = {}) {
+export async function call(method, path, { query = {}, body, form } = {}) {
   const address = new URL(path, window.location.origin);
   address.search = new URLSearchParams(query);
   const headers = body ? { 'Content-Type': 'application/json' } : {};

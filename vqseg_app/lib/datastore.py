@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from functools import partial
@@ -160,6 +160,14 @@ class StudiesFolder(LocalDatastore):
         if not versions:
             self._known_image(image_id)
         return versions
+
+    def every_label_version(self) -> list[LabelVersion]:
+        """The versions of the labels of all images."""
+        return self._versions.all()
+
+    def labels_state(self) -> Hashable:
+        """Changes with every label that is kept or removed."""
+        return _state_of(self._versions.folder), self.status()["completed"]
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version. Raises `UnknownError`, and `DataError` when it is damaged."""

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
+from .label_versions import LabelVersion
 from .request_rules import AsAnnotator, AsUser
 
 router = APIRouter(prefix="/vqseg/labels", tags=["Datastore"])
+_LATEST = 50
 # A number, or the UID of a series.
 Version = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
+
+
+@router.get("", summary="Who labelled how much and when, and the latest labels")
+def list_labels(user: AsUser) -> Any:
+    versions = sorted(app_instance().datastore().every_label_version(), key=lambda version: version.time, reverse=True)
+    by_day = sorted(Counter((version.time[:10], annotator(version) or "") for version in versions).items())
+    return {
+        "total": len(versions),
+        "by_day": [{"day": day, "user": name, "labels": count} for (day, name), count in by_day],
+        "latest": [
+            {
+                **version.model_dump(include={"image", "tag", "version", "time", "model_version"}),
+                "user": annotator(version),
+            }
+            for version in versions[:_LATEST]
+        ],
+    }
+
+
+def annotator(version: LabelVersion) -> str | None:
+    """The name that came with a label: that of the account where there are accounts, else what the client says."""
+    name = version.info.get("client_id")
+    return name if isinstance(name, str) and name else version.user
 
 
 @router.get("/{image}", summary="Every label of an image that was ever kept: who, when, from which model")

@@ -58,6 +58,7 @@ class LabelVersions:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._read_before: dict[str, LabelVersion] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def keep(
@@ -99,6 +100,15 @@ class LabelVersions:
     def of(self, image: str) -> list[LabelVersion]:
         """Every version of the labels of an image, the oldest first."""
         return [version for number in self._numbers(image) if (version := self._read(image, number)) is not None]
+
+    def all(self) -> list[LabelVersion]:
+        """Every version of the labels of all images. They never change, so each file is read once."""
+        names = {entry.name for entry in os.scandir(self.folder) if entry.name.endswith(".json")}
+        for name in names - self._read_before.keys():
+            image, _, number = name.removesuffix(".json").rpartition(".")
+            if _NUMBER.fullmatch(number) and (version := self._read(image, number)):
+                self._read_before[name] = version
+        return [version for name, version in list(self._read_before.items()) if name in names]
 
     def holds(self, image: str, file: Path) -> bool:
         """Whether a label is among the versions of those of an image, byte by byte."""

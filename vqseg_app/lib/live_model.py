@@ -11,6 +11,7 @@ import torch
 
 from vqseg.data.reading import Volume
 from vqseg.errors import ModelError
+from vqseg.inference.code_map import CodeMap, map_codes
 from vqseg.inference.predictor import Prediction, Predictor
 from vqseg.inference.signals import StudySignals
 from vqseg.store import ModelStore, ModelVersion
@@ -70,6 +71,11 @@ class LiveModel:
         with self._working:
             identity, predictor = self._current()
             return predictor.signals(volume, draws, generator, go_on=go_on), identity
+
+    def map_codes(self, volume: Volume) -> CodeMap:
+        """Which codes of the live model the middle slice of a volume is made of. Raises `ModelError`."""
+        with self._working:
+            return map_codes(self._current()[1], volume)
 
     def _current(self) -> tuple[str, Predictor]:
         with self._loading:

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -219,6 +219,15 @@ class PACSStudies(Datastore):
         self._image(image_id)
         held = self._held.now().segmentations
         return [*self._versions.of(image_id), *(_version(one) for one in held if one.image == image_id)]
+
+    def every_label_version(self) -> list[LabelVersion]:
+        """The versions of the labels of all images."""
+        return [*self._versions.all(), *map(_version, (self._held.last or Listing()).segmentations)]
+
+    def labels_state(self) -> Hashable:
+        """Changes with every label that the PACS is known to hold."""
+        held = self._held.last or Listing()
+        return tuple(one.series.uid for one in held.segmentations), len(held.labels)
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version, NIfTI or DICOM SEG. Raises `UnknownError`, and `DataError` when it is damaged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from monailabel.interfaces.datastore import Datastore
@@ -11,6 +12,7 @@ from monailabel.interfaces.utils.app import app_instance
 from vqseg.active.strategies import REVIEWS
 from vqseg.randomness import numpy_generator
 
+from .pacs_datastore import PACSStudies
 from .request_rules import AsUser
 from .selection import Selector
 
@@ -55,7 +57,16 @@ def ranking_page(
         "note": selection.note,
         "scoring": {key: value for key, value in scoring.items() if key not in _NAMED_ABOVE},
         "studies": [
-            entry.as_values(rank)
+            {**entry.as_values(rank), "viewer": viewer_address(datastore, entry.id)}
             for rank, entry in enumerate(selection.ranking[first : first + per_page], start=first + 1)
         ],
     }
+
+
+def viewer_address(datastore: Datastore, image: str) -> str | None:
+    """Where the viewer shows an image; none for one that is not in a PACS, without which the viewer shows nothing."""
+    if not isinstance(datastore, PACSStudies):
+        return None
+    info = datastore.get_image_info(image)
+    uids = {f"{key}s": info[key] for key in ("StudyInstanceUID", "SeriesInstanceUID")}
+    return f"/ohif/monai-label?{urlencode(uids)}"

@@ -23,7 +23,21 @@ from monailabel.utils.async_tasks.utils import tasks
 
 from vqseg.errors import ConfigError, VQSegError
 
-from . import health, inference_routes, label_routes, metrics, pacs_proxy, ranking, session_routes, viewer
+from . import (
+    codebook_routes,
+    dashboard,
+    health,
+    inference_routes,
+    label_routes,
+    live_events,
+    metrics,
+    pacs_proxy,
+    ranking,
+    session_routes,
+    study_pictures,
+    training_routes,
+    viewer,
+)
 from .accounts import signature
 from .errors_over_rest import UnknownError, add_handlers
 from .labels import names_of
@@ -42,7 +56,21 @@ def install(application: FastAPI, upload_gib: float) -> None:
     routes = application.router.routes
     # Inside the others, so that a browser of another origin can read the answer.
     application.user_middleware.append(Middleware(BodyLimit, upload_gib))
-    modules = (inference_routes, ranking, label_routes, session_routes, health, metrics, pacs_proxy, viewer)
+    modules = (
+        inference_routes,
+        ranking,
+        label_routes,
+        session_routes,
+        health,
+        metrics,
+        training_routes,
+        codebook_routes,
+        study_pictures,
+        live_events,
+        dashboard,
+        pacs_proxy,
+        viewer,
+    )
     for own in (router, *(module.router for module in modules)):
         application.include_router(own, prefix=settings.MONAI_LABEL_API_STR)
         routes.insert(0, routes.pop())

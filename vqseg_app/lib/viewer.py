@@ -7,8 +7,6 @@ Reasons (monailabel 0.8.5): the viewer cannot submit a label, draw or choose a s
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -16,6 +14,7 @@ from fastapi.responses import FileResponse, Response
 from monailabel.endpoints import ohif
 
 from .errors_over_rest import UnknownError
+from .files_sent import FRESH, files_below
 from .request_rules import AsUser
 
 router = APIRouter(prefix="/ohif", include_in_schema=False)
@@ -23,31 +22,23 @@ router = APIRouter(prefix="/ohif", include_in_schema=False)
 STOCK = Path(ohif.__file__).parent / "static" / "ohif"
 OWN = Path(__file__).resolve().parents[2] / "apps" / "ohif"
 SETTINGS, START_PAGE, START_SCRIPT = "app-config.js", "index.html", "start.js"
-# Asked for anew each time: after an update of the server no browser goes on with an old script.
-_FRESH = {"Cache-Control": "no-cache"}
 
 
 @router.get(f"/{SETTINGS}")
 def viewer_settings(user: AsUser) -> Response:
     script = "\n".join(file.read_text(encoding="utf-8") for file in (STOCK / SETTINGS, OWN / START_SCRIPT))
-    return Response(script, media_type="text/javascript", headers=_FRESH)
+    return Response(script, media_type="text/javascript", headers=FRESH)
 
 
 @router.get("/vqseg/{name}")
 def own_file(name: str, user: AsUser) -> FileResponse:
-    files = _files(OWN)
+    files = files_below(OWN)
     if name not in files:
         raise UnknownError("file of the viewer", name, files)
-    return FileResponse(files[name], headers=_FRESH)
+    return FileResponse(files[name], headers=FRESH)
 
 
 @router.get("/{path:path}")
 def viewer_file(path: str, user: AsUser) -> FileResponse:
     """A file of the viewer; any other path is a page inside it, and its start page knows which."""
-    return FileResponse(_files(STOCK).get(path, STOCK / START_PAGE))
-
-
-@functools.cache
-def _files(folder: Path) -> Mapping[str, Path]:
-    """What may be sent, by path below the folder: nothing else in a request leads to a file."""
-    return {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    return FileResponse(files_below(STOCK).get(path, STOCK / START_PAGE))

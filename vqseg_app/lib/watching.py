@@ -16,6 +16,8 @@ _METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 # One name for all paths without a route: whoever tries paths must not make the metrics grow.
 _NO_ROUTE = "none"
 _CLIENT_GONE = 499
+# Answered as long as somebody looks on: their seconds say nothing of the server.
+_STREAMS = ("/vqseg/events",)
 
 
 class Watch:
@@ -51,7 +53,8 @@ class Watch:
         finally:
             if status is None:
                 tell(_CLIENT_GONE)
-            self._metrics.request(method, route_of(scope), status, time.perf_counter() - started)
+            if route_of(scope) not in _STREAMS:
+                self._metrics.request(method, route_of(scope), status, time.perf_counter() - started)
 
 
 def watch_requests(application: FastAPI, metrics: Metrics, audit: AuditLog) -> None:

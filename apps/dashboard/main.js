@@ -1,0 +1,47 @@
+// The page: what the server tells by itself is shown at once, and what it says has changed is asked for again.
+import { call, information } from '/ohif/vqseg/server.js';
+import * as codebook from './codebook.js';
+import * as labels from './labels.js';
+import * as models from './models.js';
+import { element } from './page.js';
+import * as ranking from './ranking.js';
+import * as training from './training.js';
+
+const OF = {
+  trainings: [training.readTrainings],
+  models: [models.readModels, ranking.readRanking, codebook.readCodebook, readStudies],
+  labels: [labels.readLabels, ranking.readRanking, readStudies],
+  scores: [ranking.readRanking, codebook.readCodebook],
+};
+let known = {};
+
+async function readStudies() {
+  const found = await information();
+  const { total = 0, completed = 0 } = found.datastore ?? {};
+  element('studies').textContent = `${total} studies, ${completed} labelled`;
+  ranking.showStrategies(found);
+  const { objects = {} } = await call('GET', '/datastore/', { query: { output: 'all' } });
+  codebook.showStudies(Object.keys(objects).sort());
+}
+
+function refresh(changed) {
+  const names = Object.keys(changed).filter(name => changed[name] !== known[name]);
+  known = changed;
+  const asked = new Set(names.flatMap(name => OF[name] ?? []));
+  asked.forEach(ask => ask().catch(tell));
+}
+
+const tell = error => {
+  element('connection').textContent = error.message;
+};
+
+function follow() {
+  const events = new EventSource('/vqseg/events');
+  events.addEventListener('open', () => tell({ message: 'live' }));
+  events.addEventListener('error', () => tell({ message: 'The server does not answer; trying again.' }));
+  events.addEventListener('training', ({ data }) => training.showTraining(JSON.parse(data)));
+  events.addEventListener('changed', ({ data }) => refresh(JSON.parse(data)));
+}
+
+[training, models, ranking, codebook].forEach(part => part.listen());
+follow();

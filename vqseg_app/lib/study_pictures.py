@@ -1,0 +1,82 @@
+"""`GET /vqseg/studies/{image}/picture`: the middle slice of a study, with its codes in colours on request."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from matplotlib.colors import hsv_to_rgb
+from monailabel.interfaces.utils.app import app_instance
+from numpy.typing import NDArray
+from PIL import Image
+
+from vqseg.data.reading import Volume, read_image
+from vqseg.data.slices import as_seen, reading_axis
+
+from .request_rules import AsUser
+from .work_queue import stop_if_abandoned
+
+router = APIRouter(prefix="/vqseg/studies", tags=["App"])
+_LONGEST_SIDE = 256
+_CODE_SHARE = 0.55
+# Neighbouring numbers get colours that lie far apart.
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+@router.get(
+    "/{image}/picture",
+    summary="The middle slice of a study as PNG",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+async def show_study(request: Request, image: str, user: AsUser, codes: bool = False) -> Response:
+    """`codes` colours each voxel by the code of the live model that stands for its patch."""
+    app = app_instance()
+    content = await app.pictures.run(request, lambda: _picture(app, image, codes))
+    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=300"})
+
+
+def _picture(app: Any, image: str, codes: bool) -> bytes:
+    config = app.live.predictor().config if codes else app.options.config()
+    file = Path(app.datastore().get_image_uri(app.check_image(image)))
+    app.memory.check_file(file, config)
+    volume = read_image(file)
+    stop_if_abandoned()
+    if not codes:
+        axis = reading_axis(volume.spacing)
+        grey = _grey(np.take(volume.array, volume.array.shape[axis] // 2, axis))
+        return _png(as_seen(grey), _size(volume, axis), Image.Resampling.BILINEAR)
+    found = app.live.map_codes(volume)
+    coloured = (1 - _CODE_SHARE) * _grey(found.image)[..., None] + _CODE_SHARE * _colours(found.codes)
+    pixels = np.stack([as_seen(coloured[..., channel]) for channel in range(3)], -1)
+    return _png(pixels, _size(volume, found.axis), Image.Resampling.NEAREST)
+
+
+def _size(volume: Volume, axis: int) -> tuple[int, int]:
+    """Width and height of a picture in which a millimetre is as long in both directions."""
+    width, height = (
+        n * mm for at, (n, mm) in enumerate(zip(volume.array.shape, volume.spacing, strict=True)) if at != axis
+    )
+    longest = max(width, height)
+    return max(1, round(_LONGEST_SIDE * width / longest)), max(1, round(_LONGEST_SIDE * height / longest))
+
+
+def _grey(plane: NDArray) -> NDArray[np.float64]:
+    """0 to 255, without the brightest and darkest hundredth."""
+    low, high = np.percentile(plane, (1, 99))
+    return 255 * ((plane.astype(np.float64) - low) / max(float(high - low), 1e-6)).clip(0, 1)
+
+
+def _colours(codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    hue = (codes * _GOLDEN) % 1
+    return 255 * hsv_to_rgb(np.stack([hue, np.full(hue.shape, 0.75), np.ones(hue.shape)], -1))
+
+
+def _png(pixels: NDArray[np.float64], size: tuple[int, int], way: Image.Resampling) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.round().astype(np.uint8)).resize(size, way).save(buffer, "PNG")
+    return buffer.getvalue()

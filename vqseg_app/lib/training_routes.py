@@ -1,0 +1,58 @@
+"""`GET /vqseg/training`: the training that runs, and the curves of those before it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fastapi import APIRouter
+from monailabel.interfaces.utils.app import app_instance
+
+from vqseg.training.history import read_trainings
+from vqseg.training.status import training_process
+
+from .request_rules import AsUser
+
+router = APIRouter(prefix="/vqseg/training", tags=["Train"])
+_SHOWN_TRAININGS = 20
+
+
+@router.get("", summary="The training that runs, or the last one, and the curves of the last twenty")
+def show_training(user: AsUser) -> dict[str, Any]:
+    app = app_instance()
+    return {**training_now(app), "trainings": _trainings(app.run)}
+
+
+def training_now(app: Any) -> dict[str, Any]:
+    """`status` as in `train_stats` of `/info/`; `memory_bytes` of the training's process, none when none runs."""
+    (trainer,) = app._trainers.values()
+    return {"status": trainer.stats(), "memory_bytes": _memory(app.run)}
+
+
+def events_state(run: Path) -> tuple[int, int]:
+    """Changes with whatever a training writes of its course."""
+    try:
+        state = (run / "events.jsonl").stat()
+    except FileNotFoundError:
+        return 0, 0
+    return state.st_size, state.st_mtime_ns
+
+
+def _trainings(run: Path) -> list[dict[str, Any]]:
+    return _read(run, events_state(run))
+
+
+@functools.lru_cache(maxsize=1)
+def _read(run: Path, state: tuple[int, int]) -> list[dict[str, Any]]:
+    return [asdict(training) for training in read_trainings(run)[-_SHOWN_TRAININGS:]]
+
+
+def _memory(run: Path) -> int | None:
+    process = training_process(run)
+    try:
+        return process.memory_info().rss if process else None
+    except psutil.Error:
+        return None
