@@ -1,9 +1,10 @@
 """Versions of a model: a new folder for each, and a pointer that says which one is live.
 
 A version never changes. Publishing writes the folder whole, then replaces the pointer in one step, so a reader finds
-either the former model or the new one, and a crash leaves the former one live.
+either the former model or the new one, and a crash leaves the former one live. Writers of several processes take turns.
 
     <store>/live.json                      {"live": "0002", "history": ["0001", "0002"]}
+    <store>/lock                           held by whoever writes
     <store>/0002/model.safetensors         weights
     <store>/0002/manifest.json             settings, scores, data, versions of the software, SHA-256 of the weights and
                                            of the manifest's own content
@@ -11,14 +12,16 @@ either the former model or the new one, and a crash leaves the former one live.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -33,6 +36,8 @@ __all__ = ["ModelStore", "ModelVersion", "find_version", "load_weights"]
 _POINTER, _WEIGHTS, _MANIFEST = "live.json", "model.safetensors", "manifest.json"
 _SEAL = "manifest_sha256"
 _MODELS_OF_A_RUN = "models"
+# Publishing the largest networks takes seconds.
+_LONGEST_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,44 @@ class ModelVersion:
         """Mean Dice on the studies it was validated on."""
         return self.manifest.get("validation", {}).get("dice")
 
+    def check_weights(self) -> None:
+        """Raises `ModelError` when the weights are not those that were published, by their SHA-256."""
+        path = self.folder / _WEIGHTS
+        try:
+            is_published = sha256(path) == self.manifest.get("sha256")
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be loaded ({error.strerror})") from None
+        if not is_published:
+            raise ModelError(f"{path}: damaged (its SHA-256 is not that of the manifest); roll back to another version")
+
+    def is_whole(self) -> bool:
+        """Whether `check_weights` finds nothing; it reads all weights."""
+        try:
+            self.check_weights()
+        except ModelError:
+            return False
+        return True
+
 
 class ModelStore:
-    """A folder of versions. One writer at a time; any number of readers."""
+    """A folder of versions. Writers wait for each other, in this process and others; readers for nobody."""
 
     def __init__(self, folder: Path, *, keep: int = 20) -> None:
         self.folder, self.keep = folder, keep
 
     def versions(self) -> list[ModelVersion]:
-        """All whole versions, oldest first."""
-        folders = sorted(path.parent for path in self.folder.glob(f"[0-9]*/{_MANIFEST}"))
-        return [version for folder in folders if (version := _read_version(folder))]
+        """All versions whose manifest is whole, oldest first."""
+        return [version for name in self.names() if (version := _read_version(self.folder / name))]
+
+    def names(self) -> list[str]:
+        """Names of all versions, oldest first, those with a damaged manifest among them."""
+        return sorted(path.parent.name for path in self.folder.glob(f"[0-9]*/{_MANIFEST}"))
+
+    def find(self, name: str) -> ModelVersion:
+        """The version of that name. Raises `ModelError` when there is none, or its manifest is damaged."""
+        if name not in (known := self.names()):
+            raise ModelError(f"{self.folder}: there is no version {name!r}; versions: {', '.join(known) or 'none'}")
+        return _whole_version(self.folder / name)
 
     def live(self) -> ModelVersion | None:
         """The version in use, or none when nothing was published."""
@@ -85,6 +117,10 @@ class ModelStore:
 
     def publish(self, network: nn.Module, manifest: dict[str, Any]) -> ModelVersion:
         """Add the network's weights as a new version and make it live."""
+        with self._turn():
+            return self._publish(network, manifest)
+
+    def _publish(self, network: nn.Module, manifest: dict[str, Any]) -> ModelVersion:
         numbers = [int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit()]
         name = f"{max(numbers, default=0) + 1:04d}"
         with new_folder(self.folder / name) as folder:
@@ -94,32 +130,65 @@ class ModelStore:
             write_json(folder / _MANIFEST, content | {_SEAL: _seal(content)})
         self._point_at(name)
         self._prune()
-        version = _read_version(self.folder / name)
-        assert version is not None
-        return version
+        return _whole_version(self.folder / name)
 
     def make_live(self, name: str) -> ModelVersion:
-        """Make an existing version live. Raises `ModelError` when there is none of that name."""
-        known = {version.name: version for version in self.versions()}
-        if name not in known:
-            raise ModelError(f"{self.folder}: there is no version {name!r}; versions: {', '.join(known) or 'none'}")
-        self._point_at(name)
-        return known[name]
+        """Make an existing version live.
+
+        Raises `ModelError` as `find` does, when the weights are damaged, and when it was trained on images alone and
+        would take the place of one that segments.
+        """
+        version = self.find(name)
+        with self._turn():
+            version.check_weights()
+            if not self._may_follow(version):
+                raise ModelError(f"model version {name} was trained on images alone and segments nothing")
+            self._point_at(name)
+        return version
 
     def rollback(self) -> ModelVersion:
-        """Make the version live that was live before. Raises `ModelError` when there is none."""
-        known = {version.name: version for version in self.versions()}
-        earlier = [name for name in self.history()[:-1] if name in known]
-        if not earlier:
-            raise ModelError(f"{self.folder}: there is no earlier version to go back to")
-        self._write_history(earlier)
-        return known[earlier[-1]]
+        """Make `former` live. Raises `ModelError` when there is none."""
+        if len(self.history()) > 1:
+            with self._turn():
+                if former := self.former():
+                    history = self.history()
+                    self._write_history(history[: history.index(former.name) + 1])
+                    return former
+        raise ModelError(f"{self.folder}: there is no earlier version to go back to")
+
+    def former(self, is_whole: Callable[[ModelVersion], bool] = ModelVersion.is_whole) -> ModelVersion | None:
+        """The last one before the live version that was live and could be so again.
+
+        Passed over are those of which `is_whole` says no, and where a version segments, those that do not.
+        """
+        earlier = (_read_version(self.folder / name) for name in reversed(self.history()[:-1]))
+        fitting = (version for version in earlier if version and self._may_follow(version) and is_whole(version))
+        return next(fitting, None)
 
     def history(self) -> list[str]:
         """Names of the versions that were live, the live one last."""
         pointer = read_json(self.folder / _POINTER)
         history = pointer.get("history") if isinstance(pointer, dict) else None
         return [name for name in history if isinstance(name, str)] if isinstance(history, list) else []
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the lock of the writers, which the system releases when a process ends, however it ends."""
+        lock = filelock.FileLock(self.folder / "lock", timeout=_LONGEST_WAIT_SECONDS)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ModelError(
+                f"{self.folder}: another process has been writing there for {_LONGEST_WAIT_SECONDS:.0f} s; try again"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _may_follow(self, version: ModelVersion) -> bool:
+        """Whether there is no harm in its segmenting nothing, if it does not."""
+        return version.segments or not any(lived.segments for lived in self.lived())
 
     def _point_at(self, name: str) -> None:
         self._write_history([*(earlier for earlier in self.history() if earlier != name), name])
@@ -144,23 +213,26 @@ def find_version(folder: Path) -> ModelVersion:
         if not live:
             raise ModelError(f"{folder}: holds no trained model yet; train one first")
         folder = live[0]
+    return _whole_version(folder)
+
+
+def load_weights(network: nn.Module, version: ModelVersion) -> None:
+    """Load a version's weights after checking their SHA-256. Raises `ModelError`."""
+    version.check_weights()
+    path = version.folder / _WEIGHTS
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+
+
+def _whole_version(folder: Path) -> ModelVersion:
     version = _read_version(folder)
     if version is None:
         raise ModelError(
             f"{folder / _MANIFEST}: gone, damaged or of another version; roll back to another model version"
         )
     return version
-
-
-def load_weights(network: nn.Module, version: ModelVersion) -> None:
-    """Load a version's weights after checking their SHA-256. Raises `ModelError`."""
-    path = version.folder / _WEIGHTS
-    try:
-        if sha256(path) != version.manifest.get("sha256"):
-            raise ModelError(f"{path}: damaged (its SHA-256 is not that of the manifest); roll back to another version")
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
 
 
 def _read_version(folder: Path) -> ModelVersion | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -37,6 +40,23 @@ def live_name(store: ModelStore) -> str | None:
     return live and live.name
 
 
+# Makes 0001, 0002 and 0003 of a store live in turn until its input is closed.
+RESTLESS = """
+import itertools, sys, threading
+from pathlib import Path
+from vqseg.store import ModelStore
+
+store, ended = ModelStore(Path(sys.argv[1])), threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+print("ready", flush=True)
+for name in itertools.cycle(["0001", "0002", "0003"]):
+    store.make_live(name)
+    if ended.wait(0.01):
+        break
+print(name)
+"""
+
+
 def test_empty_store(tmp_path: Path) -> None:
     assert ModelStore(tmp_path).live() is None
     assert ModelStore(tmp_path / "nowhere").versions() == []
@@ -46,6 +66,7 @@ def test_empty_store(tmp_path: Path) -> None:
         find_version(tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
         find_version(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
 
 
 def test_published_weights_come_back(store: ModelStore) -> None:
@@ -130,6 +151,58 @@ def test_a_crash_before_the_pointer_moves_loses_nothing(store: ModelStore, monke
             store.publish(tiny_network(CONFIG, 4), manifest())
     assert live_name(store) == "0003"
     assert store.make_live("0004").name == live_name(store)
+
+
+def test_writers_of_two_processes_lose_nothing_of_each_other(store: ModelStore) -> None:
+    command = [sys.executable, "-c", RESTLESS, store.folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        published = [store.publish(tiny_network(CONFIG, seed), manifest()).name for seed in range(12)]
+        last = other.communicate()[0].strip()
+    # Each was put at the end of what the other had left.
+    history = store.history()
+    assert [name for name in history if name in published] == published
+    assert sorted(set(history) - set(published)) == ["0001", "0002", "0003"]
+    assert live_name(store) == last
+
+
+def test_a_writer_that_is_stuck_is_told_of(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_LONGEST_WAIT_SECONDS", 0.1)
+    with filelock.FileLock(store.folder / "lock"), pytest.raises(ModelError, match=r"another process.*try again"):
+        store.rollback()
+    assert store.rollback().name == "0002"
+
+
+def test_a_damaged_version_is_never_made_live_again(store: ModelStore) -> None:
+    weights = store.folder / "0002" / "model.safetensors"
+    whole = flip_bit(weights, 5000)
+    with pytest.raises(ModelError, match=r"0002/model\.safetensors.*damaged"):
+        store.make_live("0002")
+    former = store.former()
+    assert former is not None
+    assert former.name == store.rollback().name == live_name(store) == "0001"
+    weights.write_bytes(whole)
+    assert store.make_live("0002").name == live_name(store)
+    flip_bit(store.folder / "0003" / "manifest.json", 50)
+    with pytest.raises(ModelError, match=r"0003/manifest\.json.*damaged"):
+        store.make_live("0003")
+    assert live_name(store) == "0002"
+
+
+def test_one_trained_on_images_alone_never_follows_one_that_segments(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    for seed in (1, 2):
+        store.publish(tiny_network(CONFIG, seed), manifest() | {"segments": False})
+    assert store.rollback().name == "0001"
+    assert store.make_live("0002").name == live_name(store)
+    store.publish(tiny_network(CONFIG, 3), manifest())
+    assert store.former() is None
+    with pytest.raises(ModelError, match="no earlier version"):
+        store.rollback()
+    with pytest.raises(ModelError, match=r"0001 was trained on images alone"):
+        store.make_live("0001")
+    assert live_name(store) == "0003"
 
 
 def test_half_written_folders_are_no_versions(store: ModelStore) -> None:
