@@ -19,6 +19,7 @@ from vqseg.data.preparation import prepare_volume, resize_classes
 from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
 from vqseg.errors import ModelError
+from vqseg.inference.confidence import Confidence, confidence_of
 from vqseg.inference.signals import StudySignals, WindowTally, summarize
 from vqseg.inference.windows import slide
 from vqseg.networks.build import build_network
@@ -36,10 +37,13 @@ SLICES_AT_A_TIME = 8
 @dataclass(frozen=True)
 class Prediction:
     """`mask` uint8 (X, Y, Z) in RAS+ axis order; `usage` int64 (K,) counts the chosen codes, all 0 for a
-    network without a codebook; `seconds` by part; `signals` where they were asked for."""
+    network without a codebook; `confidence` of the mask on the working grid; `codebook_distance` as in `WindowTally`,
+    none without a codebook; `seconds` by part; `signals` where they were asked for."""
 
     mask: NDArray[np.uint8]
     usage: NDArray[np.int64]
+    confidence: Confidence
+    codebook_distance: float | None
     seconds: dict[str, float] = field(default_factory=dict)
     signals: StudySignals | None = None
 
@@ -109,8 +113,9 @@ class Predictor:
         whole = probability[0] if axis is None else probability.movedim(0, axis + 1)
         mask = resize_classes(whole, volume.array.shape)
         seconds = {"prepare": prepared - begin, "infer": inferred - prepared, "restore": time.perf_counter() - inferred}
-        signals = summarize(inspected.tally, probability, inspected.disagreement) if with_signals else None
-        return Prediction(mask, inspected.tally.usage, seconds, signals)
+        tally, confidence = inspected.tally, confidence_of(probability, self.labels)
+        signals = summarize(tally, probability, inspected.disagreement) if with_signals else None
+        return Prediction(mask, tally.usage, confidence, tally.codebook_distance, seconds, signals)
 
     def usage(self, volume: Volume) -> NDArray[np.int64]:
         """How often each code (K,) is chosen for the volume."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,6 +70,7 @@ class WindowTally:
         self._codebook = codebook
         self._usage = torch.zeros(codes, dtype=torch.float64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
+        self._distance = 0.0
         self._features: Tensor | float = 0.0
         self._positions = 0.0
 
@@ -77,6 +79,16 @@ class WindowTally:
         """Counts int64 (K,) of the chosen codes."""
         # A code that is used at all is used once; what is above a whole number by rounding is that number.
         return (self._usage - 1e-3).ceil().long().numpy()
+
+    @property
+    def codebook_distance(self) -> float | None:
+        """Mean distance of the tokens to the nearest of the network's own codes, in lengths of a token, sqrt(D).
+
+        0 where every token is a code; 1 where the codes say as little of the tokens as the origin would. What a study
+        has above those that were trained on, the codebook was not made for. None without a codebook.
+        """
+        tokens = float(self._usage.sum())
+        return self._distance / tokens if tokens and math.isfinite(self._distance) else None
 
     @property
     def features(self) -> Tensor:
@@ -123,6 +135,8 @@ class WindowTally:
             by_position = functional.interpolate(by_voxel, size, mode="area").flatten(2)
             shares.append(by_position.repeat_interleave(count // size.numel(), 2))
         share, foreground_share = torch.cat(shares, 2).transpose(0, 1).flatten(1).cpu().double()
+        distance = torch.linalg.vector_norm(encoded.tokens - encoded.nearest.codes, dim=2) / network.code_dim**0.5
+        self._distance += float(share @ distance.flatten().cpu().double())
         indices = encoded.nearest.indices.flatten()
         if self._codebook is not None:
             indices = nearest_codes(encoded.tokens.flatten(0, 1), self._codebook.to(encoded.tokens))
