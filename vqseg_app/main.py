@@ -16,6 +16,7 @@ from typing import Any
 from lib.accounts import Accounts, accounts_of
 from lib.audit import AuditLog
 from lib.batch import OneByOne
+from lib.checksums import Checksums
 from lib.cold_start import ColdStart, cold_strategy
 from lib.datastore import StudiesFolder
 from lib.environment import set_switches
@@ -27,6 +28,7 @@ from lib.live_events import Changes
 from lib.live_model import LiveModel
 from lib.memory_guard import MemoryGuard
 from lib.metrics import Metrics, ServerState
+from lib.model_versions import ModelVersions
 from lib.options import read_options
 from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
@@ -57,8 +59,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
+from vqseg.config import Config
 from vqseg.errors import VQSegError
-from vqseg.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 NAME = "vqseg"
@@ -97,6 +99,7 @@ class VQSegApp(MONAILabelApp):
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.proposals = Proposals(None if is_child() else self.run / "proposals.jsonl")
+        self.model_versions = ModelVersions(self.live, Checksums(self.scoring_folder / "checksums"))
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
         self.audit = AuditLog(self.run)
         self.memory = MemoryGuard(self.options.infer_memory_gib)
@@ -149,7 +152,7 @@ class VQSegApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Unlike the base class, an id is never taken for a path of the server."""
-        self.check_model(request["model"])
+        self.check_model(request["model"], request.get("model_version"))
         datastore = datastore or self.datastore()
         image, upload = request["image"], image_is_file.get()
         path = image if upload else datastore.get_image_uri(self.check_image(image))
@@ -192,10 +195,11 @@ class VQSegApp(MONAILabelApp):
         except VQSegError as error:
             logger.warning("scores are not read yet: %s", error)
 
-    def check_model(self, model: str) -> Predictor:
+    def check_model(self, model: str, version: str | None = None) -> Config:
+        """Settings of the model that would answer. Another version than the live one is not loaded for it."""
         if model not in self._infers:
             raise UnknownError("model", model, self._infers)
-        return self.live.predictor()
+        return self.live.find(version).config if version else self.live.predictor().config
 
     def check_image(self, image: str) -> str:
         known = self.datastore().list_images()

@@ -66,15 +66,21 @@ class ModelVersion:
         """Mean Dice on the studies it was validated on."""
         return self.manifest.get("validation", {}).get("dice")
 
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        return self.folder / _WEIGHTS
+
     def check_weights(self) -> None:
         """Raises `ModelError` when the weights are not those that were published, by their SHA-256."""
-        path = self.folder / _WEIGHTS
         try:
-            is_published = sha256(path) == self.manifest.get("sha256")
+            is_published = sha256(self.weights) == self.manifest.get("sha256")
         except OSError as error:
-            raise ModelError(f"{path}: cannot be loaded ({error.strerror})") from None
+            raise ModelError(f"{self.weights}: cannot be loaded ({error.strerror})") from None
         if not is_published:
-            raise ModelError(f"{path}: damaged (its SHA-256 is not that of the manifest); roll back to another version")
+            raise ModelError(
+                f"{self.weights}: damaged (its SHA-256 is not that of the manifest); roll back to another version"
+            )
 
     def is_whole(self) -> bool:
         """Whether `check_weights` finds nothing; it reads all weights."""
@@ -219,11 +225,10 @@ def find_version(folder: Path) -> ModelVersion:
 def load_weights(network: nn.Module, version: ModelVersion) -> None:
     """Load a version's weights after checking their SHA-256. Raises `ModelError`."""
     version.check_weights()
-    path = version.folder / _WEIGHTS
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_file(version.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise ModelError(f"{version.weights}: cannot be loaded ({str(error).splitlines()[0]})") from None
 
 
 def _whole_version(folder: Path) -> ModelVersion:

@@ -63,14 +63,14 @@ class WatchedServer(Server):
         assert self.files() - before == set()
 
 
-def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any]) -> None:
-    """A model that segments at random."""
+def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any], seed: int = 0, **manifest: Any) -> None:
+    """A model that segments at random, in its own way for each `seed`; what else its `manifest` says."""
     config = load_config(overrides={**_MODEL, "data.labels": dict(labels), **settings})
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = build_network(config)
         network.calibrate()
-    ModelStore(run / "models").publish(network, {"config": config.model_dump(mode="json")})
+    ModelStore(run / "models").publish(network, {"config": config.model_dump(mode="json"), **manifest})
 
 
 @contextmanager

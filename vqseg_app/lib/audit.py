@@ -1,7 +1,7 @@
 """Who did what to which study: one JSON line for every request that changes something, infers or downloads.
 
 `<run>/audit.jsonl`, and `audit.jsonl.1` ... for what came before. Nothing of a request's or a file's content is in it:
-no parameters but the id of the study, so no name of a patient either.
+no parameters but the id of the study and the version of a label or model, so no name of a patient either.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class AuditLog:
             "method": method,
             "route": route,
             "image": image,
+            "version": _version_of(scope),
             "status": status,
         }
         if route == _PROXY and self._is_known(*map(str, line.values())):
@@ -107,6 +108,12 @@ def study_of(scope: Mapping[str, Any], route: str) -> str | None:
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     named = next((query[name][0] for name in ("image", "label", "id") if name in query), None)
     return str(noted or named)[:_LONGEST_ID] if noted or named else None
+
+
+def _version_of(scope: Mapping[str, Any]) -> str | None:
+    """The version in the path, or the one that the route noted as `request.state.version`."""
+    version = (scope.get("state") or {}).get("version") or (scope.get("path_params") or {}).get("version")
+    return str(version)[:_LONGEST_ID] if version else None
 
 
 def _user(scope: Mapping[str, Any]) -> str | None:

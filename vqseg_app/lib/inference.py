@@ -50,16 +50,21 @@ class VQSegInference(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         started = time.perf_counter()
         output_format = check_format(request)
-        config = self._live.predictor().config
+        version = request.get("model_version")
+        config = self._live.predictor(version).config
         image = Path(request["image"])
         self._memory.check_file(image, config)
         volume = read_image(image)
         self._memory.check_volume(volume, config)
         stop_if_abandoned()
         read = time.perf_counter()
-        # Working the signals out takes time on a large volume.
-        wanted = bool(request.get("keep_signals")) and self._cache.signals(self._live.identity(), image) is None
-        prediction, predictor, model = self._live.predict(volume, with_signals=wanted, go_on=stop_if_abandoned)
+        # Working the signals out takes time on a large volume, and studies are compared by the live version alone.
+        wanted = (
+            bool(request.get("keep_signals"))
+            and version is None
+            and self._cache.signals(self._live.identity(), image) is None
+        )
+        prediction, predictor, model = self._live.predict(volume, version, with_signals=wanted, go_on=stop_if_abandoned)
         stop_if_abandoned()
         predicted = time.perf_counter()
         if prediction.signals is not None:
@@ -67,12 +72,17 @@ class VQSegInference(InferTask):
         # Last, for nobody would remove the file if something failed after it.
         result = write_result(prediction.mask, volume.grid, *output_format)
         finished = time.perf_counter()
+        parts = {"prepare": "prepare", "network": "infer", "restore": "restore"}
         return os.fspath(result), {
             "label_names": predictor.labels,
             "model_version": predictor.version,
+            "confidence": prediction.confidence.mean,
+            "confidence_by_structure": prediction.confidence.by_structure,
+            "codebook_distance": prediction.codebook_distance,
             "latencies": {
                 "pre": round(read - started, 3),
                 "infer": round(predicted - read, 3),
+                "infer_parts": {name: round(prediction.seconds[part], 3) for name, part in parts.items()},
                 "write": round(finished - predicted, 3),
                 "total": round(finished - started, 3),
             },

@@ -23,7 +23,16 @@ from vqseg.errors import ConfigError
 
 from .errors_over_rest import UnknownError
 from .pacs_datastore import PACSStudies
-from .request_rules import AsUser, ClientAddress, clean_up, cleaned_up, image_is_file, json_object, without_reserved
+from .request_rules import (
+    AsUser,
+    ClientAddress,
+    asked_version,
+    clean_up,
+    cleaned_up,
+    image_is_file,
+    json_object,
+    without_reserved,
+)
 
 router = APIRouter()
 # Of their own: those that wait for a slow PACS take none of the threads that answer everything else.
@@ -56,7 +65,8 @@ async def run_inference(
     label: Annotated[UploadFile | None, File()] = None,
     output: infer.ResultType | None = None,
 ) -> Any:
-    """`label`, which holds scribbles, may be sent and is not used."""
+    """`params.model_version` names another version than the live one. `label`, which holds scribbles, may be sent and
+    is not used."""
     app = app_instance()
 
     def check() -> _Asked:
@@ -76,7 +86,8 @@ def _checked(
     file: UploadFile | None,
     output: infer.ResultType | None,
 ) -> _Asked:
-    config = app.check_model(model).config
+    params = {**params, "model_version": asked_version(params)}
+    config = app.check_model(model, params["model_version"])
     if output == infer.ResultType.dicom_seg and not (image and isinstance(app.datastore(), PACSStudies)):
         raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
     session = app.sessions().get_session(session_id) if session_id and app.sessions() else None

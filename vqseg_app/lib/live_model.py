@@ -1,10 +1,12 @@
-"""The one warm model of this process: loaded when first needed, loaded anew when another version went live."""
+"""The warm model of this process: loaded when first needed, loaded anew when another version went live; and beside it
+at most one other version, the last that was asked for by name."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ from vqseg.inference.code_map import CodeMap, map_codes
 from vqseg.inference.predictor import Prediction, Predictor
 from vqseg.inference.signals import StudySignals
 from vqseg.store import ModelStore, ModelVersion
+
+from .errors_over_rest import UnknownError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class LiveModel:
         self._loading = threading.Lock()
         self._working = threading.Lock()
         self._loaded: tuple[str, Predictor] | None = None
+        self._other: tuple[str, Predictor] | None = None
         self._damaged: set[str] = set()
 
     def version(self) -> ModelVersion | None:
@@ -52,16 +57,52 @@ class LiveModel:
             raise ModelError("there is no trained model yet: label a few studies, then start a training (POST /train)")
         return version
 
-    def predictor(self) -> Predictor:
-        """The live version, loaded. Raises `ModelError` when there is none."""
-        return self._current()[1]
+    def find(self, name: str) -> ModelVersion:
+        """The version of that name, which is only ever compared with the known ones.
+
+        Raises `UnknownError`, and `ModelError` when its manifest is damaged.
+        """
+        if name not in (known := self.store.names()):
+            raise UnknownError("model version", name, known)
+        with self._without_folder():
+            return self.store.find(name)
+
+    def is_damaged(self, version: ModelVersion) -> bool:
+        """Whether a version turned out damaged when it was loaded."""
+        return identity_of(version) in self._damaged
+
+    def make_live(self, name: str) -> ModelVersion:
+        """Make a version live. Raises `UnknownError`, and `ModelError` when it is damaged or segments nothing."""
+        known = self.find(name)
+        with self._without_folder():
+            version = self.store.make_live(known.name)
+        # It has just been read, and was mended if it was damaged before.
+        self._damaged.discard(identity_of(version))
+        return version
+
+    def rollback(self) -> ModelVersion:
+        """Make the version live that was so before. Raises `ModelError` when there is none."""
+        with self._without_folder():
+            version = self.store.rollback()
+        self._damaged.discard(identity_of(version))
+        return version
+
+    def predictor(self, name: str | None = None) -> Predictor:
+        """The live version, or the one of that name, loaded. Raises `ModelError`, and `UnknownError` for the latter."""
+        return self._current(name)[1]
 
     def predict(
-        self, volume: Volume, *, with_signals: bool = False, go_on: Callable[[], None] = lambda: None
+        self,
+        volume: Volume,
+        name: str | None = None,
+        *,
+        with_signals: bool = False,
+        go_on: Callable[[], None] = lambda: None,
     ) -> tuple[Prediction, Predictor, str]:
-        """A prediction, the predictor that made it and the identity of its model. What `go_on` raises ends it."""
+        """A prediction of the live version or the one of that name, the predictor that made it and the identity of its
+        model. What `go_on` raises ends it."""
         with self._working:
-            identity, predictor = self._current()
+            identity, predictor = self._current(name)
             return predictor.predict(volume, with_signals=with_signals, go_on=go_on), predictor, identity
 
     def signals(
@@ -77,20 +118,53 @@ class LiveModel:
         with self._working:
             return map_codes(self._current()[1], volume)
 
-    def _current(self) -> tuple[str, Predictor]:
+    def _current(self, name: str | None = None) -> tuple[str, Predictor]:
         with self._loading:
-            while True:
-                version = self.needed_version()
-                identity = identity_of(version)
-                if self._loaded and self._loaded[0] == identity:
-                    return self._loaded
-                try:
-                    self._loaded = (identity, Predictor.load(version.folder, self._device))
-                except ModelError as error:
-                    logger.error("model version %s does not serve: %s", version.name, error)
-                    self._damaged.add(identity)
-                else:
-                    logger.info("model version %s is loaded", version.name)
+            return self._live_one() if name is None else self._named(self.find(name))
+
+    def _live_one(self) -> tuple[str, Predictor]:
+        while True:
+            version = self.needed_version()
+            identity = identity_of(version)
+            if self._loaded and self._loaded[0] == identity:
+                return self._loaded
+            if self._other and self._other[0] == identity:
+                # What was asked for by name is live now, and what was live may be asked for by name.
+                self._loaded, self._other = self._other, self._loaded
+                return self._loaded
+            # Never a third one in memory, not even while this one is loaded.
+            self._other = None
+            with contextlib.suppress(ModelError):
+                self._loaded = self._load(version)
+
+    def _named(self, version: ModelVersion) -> tuple[str, Predictor]:
+        for known in (self._loaded, self._other):
+            if known and known[0] == identity_of(version):
+                return known
+        self._other = None
+        with self._without_folder():
+            self._other = self._load(version)
+        return self._other
+
+    @contextlib.contextmanager
+    def _without_folder(self) -> Iterator[None]:
+        """Whoever asks by name is told what is wrong with a version, and not where it lies on the server."""
+        try:
+            yield
+        except ModelError as error:
+            folder = str(self.store.folder)
+            raise ModelError(str(error).replace(f"{folder}/", "").replace(f"{folder}: ", "")) from None
+
+    def _load(self, version: ModelVersion) -> tuple[str, Predictor]:
+        identity = identity_of(version)
+        try:
+            predictor = Predictor.load(version.folder, self._device)
+        except ModelError as error:
+            logger.error("model version %s does not serve: %s", version.name, error)
+            self._damaged.add(identity)
+            raise
+        logger.info("model version %s is loaded", version.name)
+        return identity, predictor
 
 
 def identity_of(version: ModelVersion) -> str:

@@ -52,6 +52,9 @@ _LARGEST_BODY = 64 * 1024
 # More than the levels of the index above what a client sends.
 _INDEX_DEPTH = 16
 
+# What a client may call the live version by.
+LIVE = "live"
+
 # Set while the image of a request is a file that this very request uploaded, or that of its session.
 image_is_file: ContextVar[bool] = ContextVar("image_is_file", default=False)
 
@@ -84,6 +87,19 @@ def check_storable(content: Any, name: str) -> None:
 def without_reserved(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters a client may set."""
     return {key: value for key, value in params.items() if key not in _RESERVED}
+
+
+def asked_version(params: Mapping[str, Any]) -> str | None:
+    """The model version that a request for a mask names, none for the live one. Raises `ConfigError`.
+
+    A client's panel may send an option that nobody filled in.
+    """
+    version = params.get("model_version")
+    if version in (None, "", LIVE):
+        return None
+    if not isinstance(version, str):
+        raise ConfigError(f'model_version={version!r}: expected text, the name of a version or "{LIVE}"')
+    return version
 
 
 def check_body(params: Mapping[str, Any] | None) -> dict[str, Any]:
