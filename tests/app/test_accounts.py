@@ -30,6 +30,7 @@ OPEN = {
     ("GET", "/vqseg/health/live"),
     ("GET", "/vqseg/health/ready"),
 }
+ENDLESS = "/vqseg/events"
 
 
 @dataclass
@@ -86,7 +87,9 @@ def walk(hospital: Hospital) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def ask(server: Server, method: str, path: str, **headers: str) -> requests.Response:
-    return requests.request(method, server.url + path, headers=server.headers | headers, timeout=60)
+    stream = path == ENDLESS
+    with requests.request(method, server.url + path, headers=server.headers | headers, timeout=60, stream=stream) as it:
+        return it
 
 
 def scope_of(method: str, path: str) -> dict[str, Any]:
