@@ -19,7 +19,9 @@ import requests
 from answers import read_nrrd
 from axe_playwright_python.sync_playwright import Axe
 from builders import real_data, write_nifti
+from ohif import Viewer
 from playwright.sync_api import Error, Page, expect
+from running_pacs import RunningPACS
 from servers import APP, TINY, Server, python_module, serve
 
 from vqseg.data.phantom import Grid as PhantomGrid
@@ -284,6 +286,23 @@ def test_a_label_shows_up_by_itself_and_its_words_are_no_markup(dashboard: Dashb
     expect(latest).to_contain_text(image)
     expect(latest).to_contain_text(user)
     assert dashboard.page.locator("#labels img").count() == 0
+
+
+def test_a_ranked_study_of_a_pacs_opens_in_the_viewer(pacs: RunningPACS, tmp_path: Path, chromium: Any) -> None:
+    conf = {**TINY, "labels": "lung,tumour"}
+    with serve(python_module(), str(APP), pacs.dicomweb, tmp_path, tmp_path, conf) as server:
+        page = chromium.new_page(viewport=WIDE)
+        dashboard = Dashboard(page, server)
+        expect(page.locator("#ranking li a")).to_have_count(len(pacs.series))
+        entry = page.locator("#ranking li").last
+        series = entry.get_attribute("data-study")
+        assert series in pacs.series.values()
+        assert dashboard.failures == []
+        viewer = Viewer(page, server.url)
+        entry.get_by_role("link").click()
+        viewer.wait_until_connected()
+        assert viewer.shown_series() == series
+        page.close()
 
 
 # --- everybody can use it, nobody else is asked ---
