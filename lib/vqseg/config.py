@@ -6,7 +6,6 @@ A preset is a YAML file in `presets/` that overrides defaults; `--set section.ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vqseg.errors import ConfigError
+from vqseg.settings_source import preset_names, read_settings
 
 __all__ = [
     "Active",
@@ -25,11 +25,13 @@ __all__ = [
     "Loss",
     "Model",
     "Perturbation",
+    "Tracking",
     "Train",
     "Views",
     "checked",
     "load_config",
     "option_names",
+    "preset_names",
 ]
 
 
@@ -280,6 +282,27 @@ class Active(Section):
     reserve_minutes: float = Field(30.0, ge=0, description="minutes for which a study is offered to one client alone")
 
 
+class Tracking(Section):
+    """Where the figures of a training go while it runs, without a part in what it learns."""
+
+    to: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        ("tensorboard",), description="tensorboard, mlflow, both, or none; an empty list is none as well"
+    )
+    every: int = Field(10, ge=1, description="steps from one point of the losses to the next")
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one_or_none(cls, to: Any) -> Any:
+        if to is None or to == "none":
+            return ()
+        return (to,) if isinstance(to, str) else to
+
+    @field_validator("to")
+    @classmethod
+    def _each_once(cls, to: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(to))
+
+
 class Config(Section):
     """All settings of a training; kept in the manifest of the model it makes."""
 
@@ -292,6 +315,7 @@ class Config(Section):
     train: Train = Train()
     inference: Inference = Inference()
     active: Active = Active()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
@@ -321,17 +345,12 @@ def option_names() -> list[str]:
     return [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
 
 
-def preset_names() -> list[str]:
-    """Names of the presets in the package."""
-    return sorted(entry.name[:-5] for entry in _presets() if entry.name.endswith(".yaml"))
-
-
 def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a preset name or a YAML file, then apply `section.key` overrides (strings are parsed as YAML).
 
     Raises `ConfigError` with the key and the reason.
     """
-    settings = _read(source) if source is not None else {}
+    settings = read_settings(source, Config.model_fields) if source is not None else {}
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         if key not in option_names():
@@ -350,29 +369,6 @@ def checked(settings: Mapping[str, Any]) -> Config:
 
 def _fields(annotation: Any) -> list[str]:
     return list(annotation.model_fields)
-
-
-def _presets() -> Iterator[Any]:
-    return (resources.files("vqseg") / "presets").iterdir()
-
-
-def _read(source: str | Path) -> dict[str, dict[str, Any]]:
-    preset = resources.files("vqseg") / "presets" / f"{source}.yaml"
-    try:
-        if str(source) in preset_names():
-            text = preset.read_text(encoding="utf-8")
-        else:
-            text = Path(source).read_text(encoding="utf-8")
-        settings = yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(
-            f"{source}: neither a preset ({', '.join(preset_names())}) nor a settings file that can be read"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not valid YAML: {error}") from None
-    if not isinstance(settings, dict) or not all(isinstance(section, dict) for section in settings.values()):
-        raise ConfigError(f"{source}: expected sections ({', '.join(Config.model_fields)}) with keys and values")
-    return settings
 
 
 def _parse(key: str, value: Any) -> Any:

@@ -97,6 +97,7 @@ def test_unknown_name_is_answered_with_the_known_ones(fresh: Any, path: str, nam
         ({"loss.unlabelled": -1}, "loss.unlabelled"),
         ({"method": "magic"}, "unknown training method 'magic'"),
         ({"gpus": 1}, "gpus"),
+        ({"tracking.to": ["/etc"]}, "tracking.to"),
         ({"foundation.name": "/etc"}, "foundation.name names files on the server; it can be given on start only"),
         ({"model.pretrained": "facebook/dinov2-small"}, "model.pretrained names files on the server"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),

@@ -47,6 +47,11 @@ def test_settings_survive_a_manifest() -> None:
         ("train.mixed_precision", "false", False),
         ("loss.segmentation", "ce", "ce"),
         ("data.spacing", "native", "native"),
+        ("tracking.to", "[mlflow, tensorboard, mlflow]", ("mlflow", "tensorboard")),
+        ("tracking.to", "mlflow", ("mlflow",)),
+        ("tracking.to", "none", ()),
+        ("tracking.to", "null", ()),
+        ("tracking.to", "[]", ()),
     ],
 )
 def test_values_of_the_command_line_are_read_as_yaml(key: str, text: str, value: Any) -> None:

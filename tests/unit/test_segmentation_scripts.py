@@ -6,6 +6,7 @@ import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_every_row_has_settings_that_are_valid_and_its_own(budget: str) -> None:
     identities = [script["identity"](made, budget) for made in rows if made.name not in SAME_AS_VQSEG]
     assert len(set(identities)) == len(identities)
     assert len({made.key for made in rows}) == len(rows)
+
+
+def test_a_row_stays_the_same_however_it_is_tracked_and_whichever_study_is_chosen_next() -> None:
+    script = runpy.run_path(str(SCRIPTS / "benchmark_segmentation"), run_name="script")
+    made = script["methods"](0)[0]
+    watched = replace(made, settings={**made.settings, "tracking.to": ["mlflow"], "active.tokens": 16})
+    assert script["identity"](watched, "cpu") == script["identity"](made, "cpu")
+    assert script["identity"](replace(made, seed=1), "cpu") != script["identity"](made, "cpu")
 
 
 SAME_AS_VQSEG = {"base + QPM + dual branch"}

@@ -17,6 +17,7 @@ from vqseg.errors import ConfigError, DataError, ImageError
 from vqseg.training.methods import check_method
 from vqseg.training.run import train
 from vqseg.training.status import read_status
+from vqseg.training.tracking import check_trackers
 
 from .errors_over_rest import ConflictError, UnknownError
 from .labels import FINAL, check_stored_names
@@ -91,6 +92,7 @@ class VQSegTraining(TrainTask):
         choose_device(device)
         config = self._options.config({"data.labels": labels, **overrides})
         check_method(method, config)
+        check_trackers(config.tracking.to)
         check_stored_names(datastore, config.data.labels)
         return config, method, device
 

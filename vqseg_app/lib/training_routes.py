@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,16 @@ import psutil
 from fastapi import APIRouter
 from monailabel.interfaces.utils.app import app_instance
 
-from vqseg.training.history import read_trainings
+from vqseg.training.history import TrainingRecord, read_trainings
+from vqseg.training.points import CODEBOOK_FIGURES
 from vqseg.training.status import training_process
 
 from .request_rules import AsUser
 
 router = APIRouter(prefix="/vqseg/training", tags=["Train"])
 _SHOWN_TRAININGS = 20
+# What each study scored is in the reports, and would make the answer long.
+_SHOWN = ("step", "time", "dice", "per_class", "losses", "published", "reason", *CODEBOOK_FIGURES)
 
 
 @router.get("", summary="The training that runs, or the last one, and the curves of the last twenty")
@@ -47,7 +49,12 @@ def _trainings(run: Path) -> list[dict[str, Any]]:
 
 @functools.lru_cache(maxsize=1)
 def _read(run: Path, state: tuple[int, int]) -> list[dict[str, Any]]:
-    return [asdict(training) for training in read_trainings(run)[-_SHOWN_TRAININGS:]]
+    return [_shown(training) for training in read_trainings(run)[-_SHOWN_TRAININGS:]]
+
+
+def _shown(training: TrainingRecord) -> dict[str, Any]:
+    validations = [{key: one[key] for key in _SHOWN if key in one} for one in training.validations]
+    return {"started": training.started, "method": training.method, "validations": validations}
 
 
 def _memory(run: Path) -> int | None:

@@ -86,7 +86,7 @@ class Learner:
         self.device, self.folder = device, folder
         self.structures = tuple(config.data.labels)
         self._identity = {
-            "settings": config.model_dump(mode="json", exclude={"active"}),
+            "settings": config.model_dump(mode="json", exclude={"active", "tracking"}),
             "method": method,
             "studies": [[case.identity for case in part.values()] for part in (pool, validation)],
             # Other arithmetic makes other models, which must not be compared with these.

@@ -8,34 +8,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TrainingRecord", "read_trainings"]
+from vqseg.training.status import EVENTS_FILE
 
-_OF_A_VALIDATION = ("step", "time", "dice", "per_class", "losses", "published")
-_OF_THE_CODEBOOK = ("codes_in_use", "replacement_codes", "kl_from_uniform")
+__all__ = ["TrainingRecord", "read_trainings"]
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """One training, be it continued several times. `started` in seconds since 1970; `validations` in the order of their
-    steps, each with `step`, `time`, `dice`, `per_class`, `losses`, the version `published` if there is one, and the
-    figures of the codebook."""
+    """One training, be it continued several times.
+
+    `started` in seconds since 1970; `name` is that which its trackers know, none of an older version. `validations` in
+    the order of their steps, each with `step`, `time`, `losses`, the fields of a `ValidationScore`, the version
+    `published` if there is one, the `reason` why or why not, and the figures of the codebook.
+    """
 
     started: float
     method: str | None = None
+    name: str | None = None
     validations: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_trainings(run: Path) -> list[TrainingRecord]:
     """The trainings of a run, oldest first; none where nothing was trained. A line that is damaged is passed over."""
     trainings: list[TrainingRecord] = []
-    for event in _events(run / "events.jsonl"):
-        if event["event"] == "start":
-            trainings.append(TrainingRecord(event["time"], event.get("method")))
-        elif event["event"] == "validation" and trainings:
-            known = {key: event[key] for key in (*_OF_A_VALIDATION, *_OF_THE_CODEBOOK) if key in event}
+    for event in _events(run / EVENTS_FILE):
+        kind = event.pop("event")
+        if kind == "start":
+            trainings.append(TrainingRecord(event["time"], event.get("method"), event.get("training")))
+        elif kind in ("resume", "validation") and trainings and "step" in event:
             # A training that was killed goes on from its last checkpoint and validates some steps again.
-            kept = [one for one in trainings[-1].validations if one["step"] < event["step"]]
-            trainings[-1].validations[:] = [*kept, known]
+            lost = event["step"] + (kind == "resume")
+            kept = [one for one in trainings[-1].validations if one["step"] < lost]
+            trainings[-1].validations[:] = [*kept, event] if kind == "validation" else kept
     return trainings
 
 

@@ -18,7 +18,7 @@ from vqseg.data.preparation import PreparedStudy
 from vqseg.files import sha256
 from vqseg.training.methods import METHODS, SELF_SUPERVISED
 
-__all__ = ["training_manifest"]
+__all__ = ["flat_settings", "training_manifest"]
 
 
 def training_manifest(
@@ -46,6 +46,15 @@ def training_manifest(
             "commit": _commit(),
         },
     }
+
+
+def flat_settings(manifest: dict[str, Any]) -> dict[str, str]:
+    """The same on one level, as names and words: `train.steps`, `studies.sha256`, `software.torch`..."""
+    data = manifest["data"]
+    studies = {"labelled": len(data["labelled"]), "unlabelled": data["unlabelled"], "sha256": data["sha256"]}
+    sections = {**manifest["config"], "studies": studies, "software": manifest["software"]}
+    flat = {f"{section}.{key}": str(value) for section, values in sections.items() for key, value in values.items()}
+    return {"method": manifest["method"], **flat}
 
 
 def _commit() -> str | None:

@@ -1,6 +1,7 @@
 """A training from studies to a published model, in one folder:
 
 <run>/status.json  events.jsonl  split.json  checkpoints/  models/ (a `ModelStore`)  cache/  lock
+      last_training/  tensorboard/  mlflow.db  mlflow_artefacts/
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ from vqseg.files import remove_leftovers
 from vqseg.inference.predictor import Predictor
 from vqseg.networks.foundation import FoundationModel
 from vqseg.store import ModelStore, ModelVersion
+from vqseg.training.champion import decide
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from vqseg.training.manifest import training_manifest
+from vqseg.training.manifest import flat_settings, training_manifest
 from vqseg.training.methods import METHODS, check_method
+from vqseg.training.points import Points, scalars_of
 from vqseg.training.status import StatusFile, read_status
+from vqseg.training.tracking import Trackers, check_trackers
 from vqseg.training.trainer import TrainedStep, Trainer
 from vqseg.training.validation import ValidationScore, validate
 
@@ -77,6 +82,7 @@ def train(
     Raises `TrainingError`, `DataError` or `ConfigError`.
     """
     check_method(method, config)
+    check_trackers(config.tracking.to)
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)
@@ -85,10 +91,11 @@ def train(
             remove_leftovers(folder)
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
         try:
-            training = _Run(run, config, method, device, status, on_progress)
-            for study, reason in (left_out or {}).items():
-                training.leave_out(study, reason)
-            result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
+            with Trackers(config.tracking.to, status.event) as trackers:
+                training = _Run(run, config, method, device, status, trackers, on_progress)
+                for study, reason in (left_out or {}).items():
+                    training.leave_out(study, reason)
+                result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
         except VQSegError as error:
             status.write(state="failed", message=str(error))
             raise
@@ -119,17 +126,19 @@ class _Run:
         method: str,
         device: str,
         status: StatusFile,
+        trackers: Trackers,
         on_progress: Progress | None,
     ) -> None:
         self.run, self.requested, self.method, self.cache = run, config, method, run / "cache"
         self.device = choose_device(device)
-        self.status, self.on_progress = status, on_progress
+        self.status, self.trackers, self.on_progress = status, trackers, on_progress
         self.checkpoints, self.store = run / "checkpoints", ModelStore(run / "models")
         self.left_out: list[dict[str, str]] = []
         self.best: float | None = None
         self.champion: float | None = None
         self.seconds_before = 0.0
         self.reported = 0.0
+        self.name = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
 
     def go(self, studies: list[Study], validation: Sequence[Study] | None, resume: bool) -> TrainingResult:
         checkpoint = self._unfinished() if resume else None
@@ -164,7 +173,7 @@ class _Run:
 
     def _request(self) -> dict[str, Any]:
         # How a model is used afterwards does not change how it is trained.
-        settings = self.requested.model_dump(mode="json", exclude={"inference", "active"})
+        settings = self.requested.model_dump(mode="json", exclude={"inference", "active", "tracking"})
         return {"method": self.method, **settings}
 
     def _plan(self, studies: Sequence[Study]) -> Config:
@@ -244,6 +253,8 @@ class _Run:
             same = checkpoint.state["validated_on"] == [study.id for study in self.validated_on]
             self.best = checkpoint.state["best"] if same else None
             self.seconds_before = checkpoint.state["seconds"]
+            # A training of an earlier version has no name yet.
+            self.name = checkpoint.state.get("name", self.name)
         else:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.trainer.load_pretrained()
@@ -260,8 +271,15 @@ class _Run:
             unlabelled=len(self.trainer.unlabelled) if self.trainer.method.uses_unlabelled else 0,
             message="training",
         )
-        kind = "resume" if checkpoint else "start"
-        self.status.event(kind, method=self.method, step=self.trainer.step, validated_on=self.split.note)
+        self.status.event(
+            "resume" if checkpoint else "start",
+            method=self.method,
+            step=self.trainer.step,
+            training=self.name,
+            validated_on=self.split.note,
+        )
+        self.points = Points(self.run, self.trainer.step)
+        self.trackers.begin(self.run, self.name, self.trainer.step, flat_settings(self.manifest))
 
     def _champion_score(self) -> float | None:
         """The live model's score on the studies of this training, or none when there is nothing to compare with."""
@@ -293,9 +311,12 @@ class _Run:
     def _after_step(self, done: TrainedStep) -> None:
         train = self.config.train
         last = done.step == train.steps
-        if last or done.step % train.validate_every == 0:
-            self._validate(done)
+        validation = self._validate(done) if last or done.step % train.validate_every == 0 else None
+        if validation or done.step % self.requested.tracking.every == 0:
+            point = self.points.add(done.step, done.losses, self.trainer.learning_rate)
+            self.trackers.scalars(done.step, scalars_of(point, validation))
         if last or done.step % train.checkpoint_every == 0:
+            self.trackers.flush()
             save_checkpoint(self.checkpoints, self._checkpoint(finished=last))
         seconds = self.seconds_before + time.monotonic() - self.begin
         self._report(
@@ -315,28 +336,30 @@ class _Run:
             best=self.best,
             validated_on=[study.id for study in self.validated_on],
             seconds=self.seconds_before + time.monotonic() - self.begin,
+            name=self.name,
             finished=finished,
         )
 
-    def _validate(self, done: TrainedStep) -> None:
-        """Score the teacher; publish it when it is this training's best and at least as good as the live model was."""
+    def _validate(self, done: TrainedStep) -> dict[str, Any]:
+        """Score the teacher, publish it if it deserves that, and return what the event says of it."""
         teacher = Predictor(self.trainer.teacher, self.config, self.device)
         score = self._score(teacher)
+        decision = decide(score.dice, self.best, self.champion, locked=bool(self.split.validation))
         published = None
-        # Studies that were trained on cannot tell which of two models is better, so there the later one wins.
-        better = self.best is None or score.dice > self.best
-        if not self.split.validation or (better and score.dice >= (self.champion or 0)):
+        if decision.publish:
             published = self.store.publish(self.trainer.teacher, self._manifest_of(score, done.step))
         self.best = max(score.dice, self.best or 0)
-        self.status.event(
-            "validation",
-            step=done.step,
-            losses=done.losses,
-            published=published and published.name,
+        event = {
+            "step": done.step,
+            "losses": done.losses,
+            "published": published and published.name,
+            "reason": decision.reason,
             **self.trainer.student.codebook_report(),
             **score.as_dict(),
-        )
+        }
+        self.status.event("validation", **event)
         self.status.write(validation=score.as_dict(), **({"live": published.name} if published else {}))
+        return event
 
     def _manifest_of(self, score: ValidationScore, step: int) -> dict[str, Any]:
         return self.manifest | {

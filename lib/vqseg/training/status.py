@@ -11,8 +11,9 @@ import psutil
 
 from vqseg.files import read_json, write_json
 
-__all__ = ["StatusFile", "read_status", "training_process"]
+__all__ = ["EVENTS_FILE", "StatusFile", "read_status", "training_process"]
 
+EVENTS_FILE = "events.jsonl"
 _NAME = "status.json"
 # Seconds. The time of the start of the machine, which is told in whole ones, may be another each time it is asked for.
 _TOLERANCE = 2.0
@@ -44,7 +45,7 @@ class StatusFile:
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the run's events."""
         line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields})
-        with (self.run / "events.jsonl").open("a", encoding="utf-8") as file:
+        with (self.run / EVENTS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 

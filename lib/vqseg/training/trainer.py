@@ -79,6 +79,11 @@ class Trainer:
             return math.ceil(len(self.unlabelled) / self.config.train.unlabelled_batch)
         return math.ceil(len(self.labelled) / self.config.train.labelled_batch)
 
+    @property
+    def learning_rate(self) -> float:
+        """That of the last step; a pretrained encoder's is `train.pretrained_rate` of it."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def run(self, after_step: Callable[[TrainedStep], None]) -> None:
         """Train to the last step; `after_step` logs, saves and validates, and its errors stop the training."""
         for labelled, unlabelled in self._batches():

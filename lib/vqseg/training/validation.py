@@ -18,11 +18,13 @@ __all__ = ["ValidationScore", "validate"]
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """`dice` is the mean of `per_study`, and a study's value the mean over the classes that it or its mask holds."""
+    """`dice` is the mean of `per_study`, and a study's value the mean over the classes that it or its mask holds; its
+    own values by class, none where neither holds it, are in `per_study_and_class`."""
 
     dice: float
     per_class: dict[str, float | None]
     per_study: dict[str, float]
+    per_study_and_class: dict[str, dict[str, float | None]]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -39,8 +41,15 @@ def validate(predictor: Predictor, studies: Sequence[Study]) -> ValidationScore:
         row[:] = dice_by_structure(mask, reference, predictor.labels)
     per_study = [mean_dice(row) for row in scores]
     per_class = [float(np.nanmean(column)) if np.isfinite(column).any() else None for column in scores.T]
+    ids = [study.id for study in studies]
     return ValidationScore(
         float(np.mean(per_study)),
         dict(zip(predictor.labels, per_class, strict=True)),
-        {study.id: value for study, value in zip(studies, per_study, strict=True)},
+        dict(zip(ids, per_study, strict=True)),
+        {
+            study: {
+                name: None if np.isnan(dice) else float(dice) for name, dice in zip(predictor.labels, row, strict=True)
+            }
+            for study, row in zip(ids, scores, strict=True)
+        },
     )

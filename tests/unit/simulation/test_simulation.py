@@ -194,7 +194,8 @@ def test_a_round_depends_on_seed_studies_settings_and_labels(studies: list[Study
     for number, make in enumerate(others, 2):
         make()
         assert files() == number
-    simulation(studies, tmp_path, **{"active.smoothing": 2}).learner().round(["s01"], 0)
+    same = {"active.smoothing": 2, "tracking.to": ["mlflow"]}
+    simulation(studies, tmp_path, **same).learner().round(["s01"], 0)
     assert files() == 1 + len(others)
 
 

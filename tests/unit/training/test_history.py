@@ -29,6 +29,7 @@ def test_a_training_that_was_killed_is_one_and_each_step_counts_once(tmp_path: P
         validation(10, 0.1),
         validation(20, 0.2),
         {"event": "resume", "step": 10},
+        {"event": "left_out", "id": "a"},
         validation(20, 0.25),
         validation(30, 0.3),
         {"event": "start", "step": 0, "method": "cutmix"},
@@ -39,10 +40,20 @@ def test_a_training_that_was_killed_is_one_and_each_step_counts_once(tmp_path: P
     assert (first.method, second.method) == ("vqseg", "cutmix")
     assert [(one["step"], one["dice"]) for one in first.validations] == [(10, 0.1), (20, 0.25), (30, 0.3)]
     assert [one["dice"] for one in second.validations] == [0.4]
-    assert "per_study" not in second.validations[0]
     assert first.started == 100.0
 
 
 def test_what_is_no_event_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_bytes(b'[]\n"event"\n\xff\xfe\n{"event": 1}\n{"event": "start", "time": 1.0}\n')
     assert [one.started for one in read_trainings(tmp_path)] == [1.0]
+
+
+def test_what_is_done_again_counts_no_longer_from_the_moment_on_at_which_it_is_begun_again(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"event": "start", "step": 0},
+        validation(10, 0.1),
+        validation(20, 0.2),
+        {"event": "resume", "step": 10},
+    )
+    assert [one["step"] for one in read_trainings(tmp_path)[0].validations] == [10]

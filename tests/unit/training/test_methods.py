@@ -193,7 +193,8 @@ def need_equal(one: Any, other: Any, name: str) -> None:
 def final_checkpoint(run: Path) -> Checkpoint:
     checkpoint = load_checkpoint(run / "checkpoints")
     assert checkpoint is not None
-    checkpoint.state.pop("seconds")
+    for differs in ("seconds", "name"):
+        checkpoint.state.pop(differs)
     return checkpoint
 
 
