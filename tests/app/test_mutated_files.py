@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import requests
 from builders import write_dicom
+from damage import mutated
 
 TIMES = int(os.environ.get("VQSEG_MUTATIONS", "1"))
 # By what they take: of a DICOM file much more is read.
@@ -25,26 +26,6 @@ COUNTS = {"label": 250 * TIMES, "NIfTI": 200 * TIMES, "DICOM": 50 * TIMES}
 STUDY = "case_00"
 CLEAN_SECONDS = 5  # for what an answered request still does
 LARGEST_GIB = 0.5  # of the server's memory, for files of kilobytes
-WAYS = ("flip", "bytes", "cut", "zeros", "double", "extreme")
-
-
-def mutated(whole: bytes, draw: random.Random, header: int) -> bytes:
-    """One of the ways in which files break; most of them in the first `header` bytes, where they do the most harm."""
-    content, reach = bytearray(whole), header if draw.random() < 0.8 else len(whole)
-    place, way = draw.randrange(min(reach, len(whole))), draw.choice(WAYS)
-    if way == "flip":
-        content[place] ^= 1 << draw.randrange(8)
-    elif way == "bytes":
-        content[place : place + 8] = draw.randbytes(8)
-    elif way == "cut":
-        del content[place:]
-    elif way == "zeros":
-        content[place : place + 64] = bytes(len(content[place : place + 64]))
-    elif way == "double":
-        content[place:place] = content[place : place + 100]
-    else:
-        content[place : place + 4] = draw.choice((b"\xff\xff\xff\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\xc0\x7f"))
-    return bytes(content)
 
 
 def one_slice(folder: Path) -> bytes:
