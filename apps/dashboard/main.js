@@ -13,6 +13,9 @@ const OF = {
   labels: [labels.readLabels, ranking.readRanking, readStudies],
   scores: [ranking.readRanking, codebook.readCodebook],
 };
+// A server that scores changes every second. What takes it long to answer is asked for the less often.
+const PAUSES = 4;
+const [underWay, wanted] = [new Set(), new Set()];
 let known = {};
 
 async function readStudies() {
@@ -27,8 +30,24 @@ async function readStudies() {
 function refresh(changed) {
   const names = Object.keys(changed).filter(name => changed[name] !== known[name]);
   known = changed;
-  const asked = new Set(names.flatMap(name => OF[name] ?? []));
-  asked.forEach(ask => ask().catch(tell));
+  new Set(names.flatMap(name => OF[name] ?? [])).forEach(askAgain);
+}
+
+/** Ask now, or, where the same is under way or was just answered, once more afterwards. */
+async function askAgain(ask) {
+  if (underWay.has(ask)) {
+    wanted.add(ask);
+    return;
+  }
+  underWay.add(ask);
+  const begin = performance.now();
+  await ask().catch(tell);
+  const pause = PAUSES * (performance.now() - begin);
+  await new Promise(resolve => setTimeout(resolve, pause));
+  underWay.delete(ask);
+  if (wanted.delete(ask)) {
+    askAgain(ask);
+  }
 }
 
 const tell = error => {
