@@ -55,7 +55,7 @@ main.add_command(token)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting, for example train.seed=1"
 )
-@click.option("--method", default="vqseg", show_default=True)
+@click.option("--method", default="vqseg", show_default=True, help="training method; a wrong one lists those there are")
 @click.option("--steps", type=click.IntRange(min=1), help="short for --set train.steps=N")
 @click.option("--seed", type=click.IntRange(min=0), help="short for --set train.seed=N")
 @click.option("--resume", is_flag=True, help="continue the unfinished training in --out")
@@ -146,7 +146,7 @@ def pretrain(
 
 @main.command()
 @_MODEL
-@click.option("--images", required=True, type=_FOLDER)
+@click.option("--images", required=True, type=_FOLDER, help="images to segment")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="folder for one mask per image")
 @_DEVICE
 def predict(model: Path, images: Path, out: Path, device: str) -> None:
@@ -185,7 +185,7 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
 
 @main.command()
 @_MODEL
-@click.option("--images", required=True, type=_FOLDER)
+@click.option("--images", required=True, type=_FOLDER, help="all images, those with a label as well")
 @click.option("--strategy", required=True, help="name of a strategy; a wrong one lists those there are")
 @click.option("--labelled", type=_FOLDER, help="masks of the studies that are labelled; default: none is")
 @click.option("--top", type=click.IntRange(min=1), help="choose and list this many; default: list all")
@@ -224,7 +224,7 @@ def rank(
 
 
 @main.command()
-@click.option("--images", required=True, type=_FOLDER)
+@click.option("--images", required=True, type=_FOLDER, help="images of the pool")
 @click.option("--labels", required=True, type=_FOLDER, help="masks of all images")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="folder for the results; what is in it is not made again")
 @click.option(
@@ -232,7 +232,7 @@ def rank(
 )
 @click.option("--config", "source", help="preset or settings file")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a setting")
-@click.option("--method", default="vqseg", show_default=True)
+@click.option("--method", default="vqseg", show_default=True, help="training method")
 @click.option("--arms", help="strategies and controls, with commas between them; default: all")
 @click.option(
     "--start",
@@ -241,7 +241,7 @@ def rank(
     type=click.IntRange(min=0),
     help="studies labelled at first; 0: arms choose",
 )
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1), help="how often an arm chooses")
 @click.option("--picks", default=3, show_default=True, type=click.IntRange(min=1), help="studies labelled each round")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="number of seeds, from 0 on")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="trainings at a time")
@@ -297,7 +297,7 @@ def simulate(
 
 
 @main.command()
-@click.option("--predictions", required=True, type=_FOLDER)
+@click.option("--predictions", required=True, type=_FOLDER, help="masks to score")
 @click.option("--labels", required=True, type=_FOLDER, help="reference masks with the names of the predictions")
 @click.option("--out", required=True, type=_FILE, help="JSON file for the scores")
 def evaluate(predictions: Path, labels: Path, out: Path) -> None:

@@ -26,7 +26,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def listed(route: Any) -> Iterator[dict[str, Any]]:
-    """Methods and path of a route, with the role that it asks for itself. Raises `AssertionError` for another kind."""
+    """Methods, path and summary of a route, with the role that it asks for itself. Raises `AssertionError` for another
+    kind."""
     if hasattr(route, "original_router"):  # FastAPI 0.165 includes a router as one route
         for inner in route.original_router.routes:
             yield from listed(inner)
@@ -34,9 +35,11 @@ def listed(route: Any) -> Iterator[dict[str, Any]]:
     assert isinstance(route, (Mount, Route)), f"{route}: what kind of route is this?"
     own_role = next(iter(roles(route.dependant.dependencies)), None) if isinstance(route, APIRoute) else None
     if isinstance(route, Mount):
-        yield {"path": f"{route.path}/{{path:path}}", "methods": ["GET", "HEAD"], "role": None}
+        yield {"path": f"{route.path}/{{path:path}}", "methods": ["GET", "HEAD"], "role": None, "summary": route.name}
     else:
-        yield {"path": route.path, "methods": sorted(route.methods or ()), "role": own_role}
+        described = getattr(route, "summary", None) or (route.endpoint.__doc__ or "").partition("\n")[0]
+        summary = described or route.name.replace("_", " ").capitalize()
+        yield {"path": route.path, "methods": sorted(route.methods or ()), "role": own_role, "summary": summary}
 
 
 def roles(dependencies: Iterable[Any]) -> Iterator[str]:

@@ -77,6 +77,11 @@ class Options:
         return Path(app_dir) / "model" / f"{name[:40]}-{digest}"
 
 
+def own_options() -> dict[str, str]:
+    """What the options that are not settings of the library mean."""
+    return dict(_OWN)
+
+
 def known_options() -> list[str]:
     """Every key that `--conf` takes."""
     return [*_OWN, *option_names()]
