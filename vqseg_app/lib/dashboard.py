@@ -35,17 +35,17 @@ def charting_library() -> Path:
     return Path(spec.origin).parent / "package_data" / "plotly.min.js"
 
 
-@router.get("/")
+@router.get("/", summary="The dashboard: a page for a browser")
 def start_page(user: AsUser) -> FileResponse:
     return FileResponse(OWN / START_PAGE, headers=FRESH | _RULES)
 
 
-@router.get("/dashboard/plotly.min.js")
+@router.get("/dashboard/plotly.min.js", summary="The charting library of the dashboard")
 def charts(user: AsUser) -> FileResponse:
     return FileResponse(charting_library(), media_type="text/javascript", headers=FRESH)
 
 
-@router.get("/dashboard/{name}")
+@router.get("/dashboard/{name}", summary="A script or style of the dashboard")
 def own_file(name: str, user: AsUser) -> FileResponse:
     files = files_below(OWN)
     if name not in files:
