@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 MAX_VOXELS = 2**30
+# No body and no scanner is this long; a damaged voxel size would be resampled for minutes.
+_LONGEST_SIDE = 10_000.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
@@ -98,7 +100,8 @@ def read_voxels(path: Path) -> tuple[NDArray, Grid]:
         raise ImageError(path, "there is no such file")
     with _readable(path, ImageError):
         if not is_nifti(path):
-            return read_series(path)
+            array, grid = read_series(path)
+            return array, _plausible(path, grid, ImageError)
         file = _open(path, ImageError)
         grid = _nifti_grid(path, file.image, ImageError)
         return _stored(path, file, ImageError).reshape(grid.shape), grid
@@ -204,7 +207,17 @@ def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> 
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or np.isnan(nib.io_orientation(affine)).any():
         raise error(path, "its affine is singular, so the place of its voxels in the patient is not known")
-    return Grid((shape[0], shape[1], shape[2]), affine)
+    return _plausible(path, Grid((shape[0], shape[1], shape[2]), affine), error)
+
+
+def _plausible(path: Path, grid: Grid, error: type[ImageError]) -> Grid:
+    """The grid, unless its voxels reach farther than any scanner sees."""
+    longest = max(size * spacing for size, spacing in zip(grid.canonical_shape, grid.spacing, strict=True))
+    if not longest <= _LONGEST_SIDE:
+        raise error(
+            path, f"it is {longest:.3g} mm long, and no image is longer than {_LONGEST_SIDE:g}: its voxel size is wrong"
+        )
+    return grid
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import struct
 from collections.abc import Callable
@@ -288,3 +289,13 @@ def test_folder_without_one_series_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.dcm").write_bytes(b"no dicom")
     with pytest.raises(ImageError, match=r"bad\.dcm"):
         read_image(tmp_path / "bad.dcm")
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_an_image_longer_than_any_body_is_refused(tmp_path: Path, axis: int) -> None:
+    affine, path = np.eye(4), tmp_path / "long.nii.gz"
+    for spacing, fits in ((1000.0, True), (1001.0, False), (1e30, False)):
+        affine[axis, axis] = spacing
+        write_nifti(path, np.zeros((10, 10, 10), np.int16), affine)
+        with contextlib.nullcontext() if fits else pytest.raises(ImageError, match="its voxel size is wrong"):
+            assert read_grid(path).shape == read_image(path).grid.shape
