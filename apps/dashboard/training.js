@@ -45,11 +45,21 @@ export async function readTrainings() {
   if (followed && trainings.length) {
     choice.value = String(trainings.at(-1).started);
   }
+  showLink(element('last-report'), all.reports[0]);
   showCurves();
+}
+
+/** A link to a report, hidden where there is none. */
+function showLink(link, report) {
+  link.hidden = !report;
+  if (report) {
+    link.href = `/vqseg/reports/${encodeURIComponent(report)}`;
+  }
 }
 
 function showCurves() {
   const chosen = trainings.find(({ started }) => String(started) === element('training-choice').value);
+  showLink(element('report'), chosen?.report);
   const validations = chosen?.validations ?? [];
   const steps = validations.map(({ step }) => step);
   const structures = Object.keys(validations.at(-1)?.per_class ?? {});

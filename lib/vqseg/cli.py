@@ -77,6 +77,7 @@ def train(
     """Train a model on labelled and unlabelled images."""
     from vqseg.config import load_config
     from vqseg.data.studies import find_studies, label_names, read_split, without_labels
+    from vqseg.report.listing import REPORTS
     from vqseg.training.run import train as run_training
 
     settings = _settings(overrides, steps, seed)
@@ -112,6 +113,8 @@ def train(
     live = result.live.name if result.live else "none"
     click.echo(f"{result.steps} steps; best Dice {_number(result.best)} on {result.validated_on}")
     click.echo(f"live version {live} in {out / 'models'}")
+    if result.report:
+        click.echo(f"report in {out / REPORTS / result.report}")
 
 
 @main.command()

@@ -77,6 +77,7 @@ RULES = (
     Rule("GET", "/vqseg/dashboard/plotly.min.js", USER),
     Rule("GET", "/vqseg/events", USER),
     Rule("GET", "/vqseg/training", USER),
+    Rule("GET", "/vqseg/reports/{name}", USER),
     Rule("GET", "/vqseg/codebook", USER),
     Rule("GET", "/vqseg/studies/{image}/picture", USER),
     Rule("GET", "/vqseg/ranking", USER),

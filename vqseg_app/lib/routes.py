@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Body, FastAPI, File, Form, Request, UploadFile
 from fastapi.middleware import Middleware
 from monailabel.config import settings
 from monailabel.endpoints import batch_infer, datastore, train
@@ -22,6 +22,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.utils import tasks
 
 from vqseg.errors import ConfigError, VQSegError
+from vqseg.training.status import training_process
 
 from . import (
     codebook_routes,
@@ -34,6 +35,7 @@ from . import (
     model_routes,
     pacs_proxy,
     ranking,
+    report_routes,
     session_routes,
     study_pictures,
     training_routes,
@@ -66,6 +68,7 @@ def install(application: FastAPI, upload_gib: float) -> None:
         health,
         metrics,
         training_routes,
+        report_routes,
         codebook_routes,
         study_pictures,
         live_events,
@@ -140,8 +143,12 @@ def training_task(user: AsUser, all: bool = False, check_if_running: bool = Fals
 
 
 @router.delete("/train/", tags=["Train"], summary="Stop the training; the next one goes on where it stood")
-def stop_training(user: AsAdmin) -> Any:
-    return app_instance().orphan.stop() or train.stop()
+def stop_training(user: AsAdmin, afterwards: BackgroundTasks) -> Any:
+    app = app_instance()
+    # It is killed, so it cannot write its report itself.
+    if training_process(app.run):
+        afterwards.add_task(report_routes.report_when_ended, app.run)
+    return app.orphan.stop() or train.stop()
 
 
 @router.post("/scoring/", tags=["Scoring"], include_in_schema=False)

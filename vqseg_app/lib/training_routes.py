@@ -1,4 +1,4 @@
-"""`GET /vqseg/training`: the training that runs, and the curves of those before it."""
+"""`GET /vqseg/training`: the training that runs, and the curves and reports of those before it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psutil
 from fastapi import APIRouter
 from monailabel.interfaces.utils.app import app_instance
 
+from vqseg.report.listing import list_reports
 from vqseg.training.history import TrainingRecord, read_trainings
 from vqseg.training.points import CODEBOOK_FIGURES
 from vqseg.training.status import training_process
@@ -24,8 +25,11 @@ _SHOWN = ("step", "time", "dice", "per_class", "losses", "published", "reason", 
 
 @router.get("", summary="The training that runs, or the last one, and the curves of the last twenty")
 def show_training(user: AsUser) -> dict[str, Any]:
+    """`reports` are names for `/vqseg/reports/{name}`, the newest first; each training has that of its own, or null."""
     app = app_instance()
-    return {**training_now(app), "trainings": _trainings(app.run)}
+    reports = list_reports(app.run)
+    trainings = [{**one, "report": one["report"] if one["report"] in reports else None} for one in _trainings(app.run)]
+    return {**training_now(app), "trainings": trainings, "reports": reports}
 
 
 def training_now(app: Any) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def _read(run: Path, state: tuple[int, int]) -> list[dict[str, Any]]:
 
 def _shown(training: TrainingRecord) -> dict[str, Any]:
     validations = [{key: one[key] for key in _SHOWN if key in one} for one in training.validations]
-    return {"started": training.started, "method": training.method, "validations": validations}
+    return {"started": training.started, "method": training.method, "validations": validations, "report": training.report}
 
 
 def _memory(run: Path) -> int | None:

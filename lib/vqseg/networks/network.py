@@ -60,6 +60,10 @@ class Network(nn.Module, ABC):
         """Follow what has moved since the last call; called every few steps of a training."""
         return
 
+    def code_usage(self) -> Tensor | None:
+        """How often each code (K,) was chosen in training so far; none without a codebook."""
+        return None
+
     def codebook_report(self) -> dict[str, float]:
         """Figures of the codebook for the log; {} without one."""
         return {}

@@ -125,6 +125,9 @@ class VQSeg(Network):
         """Fit QPM's temperature to the codebook."""
         self.qpm.calibrate(self.quantizer.codebook())
 
+    def code_usage(self) -> Tensor:
+        return self.quantizer.usage
+
     @torch.no_grad()
     def codebook_report(self) -> dict[str, float]:
         """Codes chosen in training so far, and how strong QPM is with the temperature in use."""

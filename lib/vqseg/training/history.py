@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ class TrainingRecord:
 
     `started` in seconds since 1970; `name` is that which its trackers know, none of an older version. `validations` in
     the order of their steps, each with `step`, `time`, `losses`, the fields of a `ValidationScore`, the version
-    `published` if there is one, the `reason` why or why not, and the figures of the codebook.
+    `published` if there is one, the `reason` why or why not, and the figures of the codebook. `report` is the name of
+    its last report, which may be gone by now.
     """
 
     started: float
     method: str | None = None
     name: str | None = None
     validations: list[dict[str, Any]] = field(default_factory=list)
+    report: str | None = None
 
 
 def read_trainings(run: Path) -> list[TrainingRecord]:
@@ -40,6 +42,8 @@ def read_trainings(run: Path) -> list[TrainingRecord]:
             lost = event["step"] + (kind == "resume")
             kept = [one for one in trainings[-1].validations if one["step"] < lost]
             trainings[-1].validations[:] = [*kept, event] if kind == "validation" else kept
+        elif kind == "report" and trainings:
+            trainings[-1] = replace(trainings[-1], report=event.get("name"))
     return trainings
 
 

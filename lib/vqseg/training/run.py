@@ -1,7 +1,7 @@
 """A training from studies to a published model, in one folder:
 
 <run>/status.json  events.jsonl  split.json  checkpoints/  models/ (a `ModelStore`)  cache/  lock
-      last_training/  tensorboard/  mlflow.db  mlflow_artefacts/
+      last_training/  reports/  tensorboard/  mlflow.db  mlflow_artefacts/
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ from vqseg.data.reading import read_grid, read_mask
 from vqseg.data.split import LockedSplit, lock_split
 from vqseg.data.studies import Study, patient_of
 from vqseg.devices import choose_device
-from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError, VQSegError
+from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError
 from vqseg.files import remove_leftovers
 from vqseg.inference.predictor import Predictor
 from vqseg.networks.foundation import FoundationModel
+from vqseg.report.cases import CaseFile, ExtremeCases, write_cases
+from vqseg.report.facts import Facts, write_facts
+from vqseg.report.listing import REPORTS
 from vqseg.store import ModelStore, ModelVersion
 from vqseg.training.champion import decide
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from vqseg.training.manifest import flat_settings, training_manifest
 from vqseg.training.methods import METHODS, check_method
+from vqseg.training.outcome import told_at_the_end
 from vqseg.training.points import Points, scalars_of
 from vqseg.training.status import StatusFile, read_status
 from vqseg.training.tracking import Trackers, check_trackers
@@ -45,6 +49,8 @@ __all__ = ["TrainingResult", "train"]
 # Without locked studies this many of the training studies show that the model has learnt anything at all.
 _SHOWN_TRAINING_STUDIES = 3
 _STATUS_SECONDS = 1.0
+# In which a killed process may have left something half-written.
+_FOLDERS = ("checkpoints", "models", "cache", "last_training", REPORTS)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -52,13 +58,14 @@ Progress = Callable[[dict[str, Any]], None]
 @dataclass(frozen=True)
 class TrainingResult:
     """`live` is the version that is live afterwards; `best` the best Dice of this training, and `validated_on` says in
-    words on which studies."""
+    words on which studies; `report` is a name in `<run>/reports`, none where none could be written."""
 
     live: ModelVersion | None
     best: float | None
     validated_on: str
     steps: int
     left_out: list[dict[str, str]]
+    report: str | None = None
 
 
 def train(
@@ -87,35 +94,15 @@ def train(
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
-        for folder in (run, run / "checkpoints", run / "models", run / "cache"):
+        for folder in (run, *(run / name for name in _FOLDERS)):
             remove_leftovers(folder)
         status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
-        try:
-            with Trackers(config.tracking.to, status.event) as trackers:
-                training = _Run(run, config, method, device, status, trackers, on_progress)
-                for study, reason in (left_out or {}).items():
-                    training.leave_out(study, reason)
-                result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
-        except VQSegError as error:
-            status.write(state="failed", message=str(error))
-            raise
-        except OSError as error:
-            message = (
-                f"{run}: {error.strerror or error}; the live model and the last checkpoint are as they were: mend "
-                "that, then train again"
-            )
-            # Where nothing can be written, this cannot either.
-            with contextlib.suppress(OSError):
-                status.write(state="failed", message=message)
-            raise TrainingError(message) from None
-        except KeyboardInterrupt:
-            status.write(state="stopped", message="stopped; the training can be resumed")
-            raise
-        except Exception as error:
-            status.write(state="failed", message=f"{type(error).__name__}: {error}")
-            raise
-        status.write(state="done", remaining_seconds=0, message="done")
-        return result
+        with told_at_the_end(status), Trackers(config.tracking.to, status.event) as trackers:
+            training = _Run(run, config, method, device, status, trackers, on_progress)
+            for study, reason in (left_out or {}).items():
+                training.leave_out(study, reason)
+            result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
+        return replace(result, report=status.fields.get("report"))
 
 
 class _Run:
@@ -232,7 +219,9 @@ class _Run:
     def _split(self, labelled: list[PreparedStudy], validation: Sequence[Study] | None) -> None:
         studies = [prepared.study for prepared in labelled]
         if validation is not None:
-            note = f"{len(validation)} studies of the split file"
+            note = f"{len(validation)} studies of the split file, which are not trained on"
+            if not validation:
+                note = "labelled studies that it trains on (the split file names none for validation)"
             pattern = self.config.data.patient_pattern
             kept = {patient_of(study.id, pattern) for study in validation}
             for study in validation:
@@ -265,6 +254,7 @@ class _Run:
             epoch=self.trainer.step // per_epoch,
             total_epochs=-(-self.config.train.steps // per_epoch),
             best_metric=self.best,
+            training=self.name,
             validated_on=self.split.note,
             left_out=self.left_out,
             labelled=len(self.trainer.labelled),
@@ -279,6 +269,7 @@ class _Run:
             validated_on=self.split.note,
         )
         self.points = Points(self.run, self.trainer.step)
+        write_facts(self.run, Facts(self.name, bool(self.split.validation), self.split.note, self.manifest))
         self.trackers.begin(self.run, self.name, self.trainer.step, flat_settings(self.manifest))
 
     def _champion_score(self) -> float | None:
@@ -298,8 +289,9 @@ class _Run:
     def _score(self, predictor: Predictor) -> ValidationScore:
         """Score on the studies validated on; one that went missing or bad meanwhile is left out from now on."""
         while self.validated_on:
+            self.extremes = ExtremeCases()
             try:
-                return validate(predictor, self.validated_on)
+                return validate(predictor, self.validated_on, self.extremes.add)
             except ImageError as error:
                 bad = next(s for s in self.validated_on if str(error).startswith((f"{s.image}:", f"{s.label}:")))
                 self.leave_out(bad.id, str(error))
@@ -348,6 +340,8 @@ class _Run:
         published = None
         if decision.publish:
             published = self.store.publish(self.trainer.teacher, self._manifest_of(score, done.step))
+        if decision.publish or self.best is None or score.dice > self.best:
+            self._keep_cases(done.step)
         self.best = max(score.dice, self.best or 0)
         event = {
             "step": done.step,
@@ -360,6 +354,13 @@ class _Run:
         self.status.event("validation", **event)
         self.status.write(validation=score.as_dict(), **({"live": published.name} if published else {}))
         return event
+
+    def _keep_cases(self, step: int) -> None:
+        usage = self.trainer.student.code_usage()
+        counts = None if usage is None else usage.cpu().numpy()
+        # A report can do without them, and so can the training.
+        with contextlib.suppress(OSError):
+            write_cases(self.run, CaseFile(self.name, step, self.extremes.worst_first, counts))
 
     def _manifest_of(self, score: ValidationScore, step: int) -> dict[str, Any]:
         return self.manifest | {

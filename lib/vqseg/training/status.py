@@ -11,7 +11,7 @@ import psutil
 
 from vqseg.files import read_json, write_json
 
-__all__ = ["EVENTS_FILE", "StatusFile", "read_status", "training_process"]
+__all__ = ["EVENTS_FILE", "StatusFile", "add_event", "read_status", "training_process"]
 
 EVENTS_FILE = "events.jsonl"
 _NAME = "status.json"
@@ -44,9 +44,14 @@ class StatusFile:
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to the run's events."""
-        line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields})
-        with (self.run / EVENTS_FILE).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        add_event(self.run, kind, **fields)
+
+
+def add_event(run: Path, kind: str, **fields: Any) -> None:
+    """Append one line to the events of a run."""
+    line = json.dumps({"event": kind, "time": round(time.time(), 3), **fields})
+    with (run / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def read_status(run: Path) -> dict[str, Any] | None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vqseg.data.reading import read_image, read_mask
+from vqseg.data.reading import Volume, read_image, read_mask
 from vqseg.data.studies import Study
 from vqseg.inference.predictor import Predictor
 from vqseg.metrics import dice_by_structure, mean_dice
 
-__all__ = ["ValidationScore", "validate"]
+__all__ = ["Look", "ValidationScore", "validate"]
+
+# Is shown a study's id, its Dice, the volume, its mask and the prediction.
+Look = Callable[[str, float, Volume, NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,11 @@ class ValidationScore:
         return asdict(self)
 
 
-def validate(predictor: Predictor, studies: Sequence[Study]) -> ValidationScore:
-    """Predict the studies on their own grids and compare with their masks. Raises `ImageError` or `LabelError`."""
+def validate(predictor: Predictor, studies: Sequence[Study], look: Look | None = None) -> ValidationScore:
+    """Predict the studies on their own grids and compare with their masks; `look` sees each one.
+
+    Raises `ImageError` or `LabelError`.
+    """
     scores = np.full((len(studies), len(predictor.labels)), np.nan)
     for row, study in zip(scores, studies, strict=True):
         assert study.label is not None
@@ -39,6 +46,8 @@ def validate(predictor: Predictor, studies: Sequence[Study]) -> ValidationScore:
         reference = read_mask(study.label, volume.grid, predictor.labels)
         mask = predictor.predict(volume).mask
         row[:] = dice_by_structure(mask, reference, predictor.labels)
+        if look:
+            look(study.id, mean_dice(row), volume, reference, mask)
     per_study = [mean_dice(row) for row in scores]
     per_class = [float(np.nanmean(column)) if np.isfinite(column).any() else None for column in scores.T]
     ids = [study.id for study in studies]
