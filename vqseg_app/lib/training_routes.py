@@ -58,7 +58,8 @@ def _read(run: Path, state: tuple[int, int]) -> list[dict[str, Any]]:
 
 def _shown(training: TrainingRecord) -> dict[str, Any]:
     validations = [{key: one[key] for key in _SHOWN if key in one} for one in training.validations]
-    return {"started": training.started, "method": training.method, "validations": validations, "report": training.report}
+    own = {"started": training.started, "method": training.method, "report": training.report}
+    return {**own, "validations": validations}
 
 
 def _memory(run: Path) -> int | None:

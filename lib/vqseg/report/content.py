@@ -70,7 +70,8 @@ def read_content(run: Path) -> dict[str, Any] | None:
         "best": _cases(training.cases.best if training.cases else [], training.labels),
         "sha256": data["sha256"],
         "labelled": data["labelled"],
-        "unlabelled": data["unlabelled"],
+        "unlabelled": training.facts.unlabelled,
+        "used_without_masks": data["unlabelled"] > 0 and not training.facts.unlabelled,
         "left_out": training.status.get("left_out", []),
         "settings": flat_settings(manifest),
     }
@@ -124,7 +125,7 @@ def _charts(training: _Training) -> list[Row]:
     scores["mean of the structures"] = (steps, [one["dice"] for one in validations])
     charts = [
         _chart("Validation Dice", scores, "Dice", most=1),
-        _chart("Losses, weighted, on a logarithmic scale", losses, "loss", log=True),
+        _chart("Losses, weighted", losses, "loss"),
         _chart("Learning rate", {"learning rate": rates}, "learning rate"),
     ]
     of_codebook = {
@@ -138,14 +139,14 @@ def _charts(training: _Training) -> list[Row]:
     return [chart for chart in charts if chart]
 
 
-def _chart(title: str, curves: Mapping[str, Curve], y: str, **options: Any) -> Row:
+def _chart(title: str, curves: Mapping[str, Curve], y: str, most: float | None = None) -> Row:
     """Nothing where there is no point."""
     known = {name: curve for name, curve in curves.items() if len(curve[0])}
     if not known:
         return {}
     legend = _legend(known) if len(known) > 1 else []
     ends = {name: values[-1] for name, (_, values) in known.items()}
-    return {"title": title, "svg": draw_curves(known, y, **options), "legend": legend, "ends": ends}
+    return {"title": title, "svg": draw_curves(known, y, most=most), "legend": legend, "ends": ends}
 
 
 def _legend(names: Mapping[str, Any]) -> list[Row]:

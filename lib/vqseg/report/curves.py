@@ -38,7 +38,7 @@ _SETTINGS: Any = {  # the type that matplotlib asks for names each setting there
 }
 
 
-def draw_curves(curves: Mapping[str, Curve], y: str, *, log: bool = False, most: float | None = None) -> str:
+def draw_curves(curves: Mapping[str, Curve], y: str, *, most: float | None = None) -> str:
     """SVG of curves over the steps, in the order of `colour_of`; `most` is the upper end of the axis `y`.
 
     Of many points each one shown is the mean of neighbours. No name of a curve is in it: the page has the legend.
@@ -49,22 +49,25 @@ def draw_curves(curves: Mapping[str, Curve], y: str, *, log: bool = False, most:
             mark = "o" if len(steps) <= 30 else ""
             style: dict[str, Any] = {"color": colour_of(number), "linestyle": dash_of(number), "marker": mark}
             axes.plot(_thinned(steps), _thinned(values), markersize=3, linewidth=1.5, **style)
-        if log and all(np.min(values) > 0 for _, values in curves.values()):
-            axes.set_yscale("log")
-        elif most is not None:
+        if most is not None:
             axes.set_ylim(0, most)
+        elif all(isinstance(value, int) for _, values in curves.values() for value in values):
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         return _svg(figure)
 
 
 def draw_usage(usage: NDArray[np.int64]) -> str:
-    """SVG of the share of each code, the most used one first; codes that were never chosen have none."""
-    shares = np.sort(usage)[::-1] / max(int(usage.sum()), 1)
+    """SVG of the share of each code (in which one was chosen at all), the most used one first."""
+    shares = np.sort(usage)[::-1] / usage.sum()
+    least = shares[shares > 0].min() / 2
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": "usage"}):
-        figure, axes = _axes("code, the most used first", "share (%)")
-        axes.fill_between(np.arange(len(shares) + 1), 0, [*(100 * shares), 0], step="post", color=colour_of(0), lw=0)
-        axes.set_xlim(0, len(shares))
-        axes.set_ylim(bottom=0)
+        figure, axes = _axes("code, the most used first", "share (%), logarithmic")
+        # Shares lie orders of magnitude apart; a code that was never chosen stands on the ground.
+        tops = 100 * np.maximum([*shares, 0], least)
+        axes.fill_between(np.arange(len(tops)), 100 * least, tops, step="post", color=colour_of(0), linewidth=0)
+        axes.set_yscale("log")
+        axes.set(xlim=(0, len(shares)), ylim=(100 * least, 200 * shares[0]))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         return _svg(figure)
 

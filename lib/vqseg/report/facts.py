@@ -16,12 +16,15 @@ _FILE = Path("last_training") / "facts.json"
 @dataclass(frozen=True)
 class Facts:
     """`training` is its name. Of the studies validated on: whether they are `locked`, which is to say not trained
-    on, and in words what they are. `manifest` holds settings, data and software."""
+    on, and in words what they are. `manifest` holds settings, data and software;
+    `unlabelled` counts the studies without a mask that are trained on, which it does not tell from the labelled ones that
+    are used without theirs."""
 
     training: str
     locked: bool
     validated_on: str
     manifest: dict[str, Any]
+    unlabelled: int
 
 
 def write_facts(run: Path, facts: Facts) -> None:

@@ -22,7 +22,7 @@ __all__ = ["plane_name", "png_of", "shown_part"]
 _PLANES = ("sagittal", "coronal", "axial")
 # Around the structures this much is shown, and not less than half of their own extent.
 _MARGIN_MM = 25.0
-_LONGEST_INCHES, _GAP_INCHES, _DPI = 3.2, 0.04, 150
+_LONGEST_INCHES, _GAP_INCHES, _DPI = 3.2, 0.04, 120
 
 
 def plane_name(case: Case) -> str:

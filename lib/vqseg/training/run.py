@@ -140,6 +140,7 @@ class _Run:
         unlabelled = [p for p in unlabelled if patient_of(p.study.id, pattern) not in locked]
         if not training:
             raise TrainingError("no labelled study can be trained on; label at least one study first")
+        self.unlabelled = len(unlabelled) if METHODS[self.method].uses_unlabelled else 0
         images = unlabelled or [replace(p, label=None, foreground=None) for p in training]
         training, images, guidance = self._guided(training, images)
         self.trainer = Trainer(self.config, self.method, training, images, self.device, guidance)
@@ -269,7 +270,8 @@ class _Run:
             validated_on=self.split.note,
         )
         self.points = Points(self.run, self.trainer.step)
-        write_facts(self.run, Facts(self.name, bool(self.split.validation), self.split.note, self.manifest))
+        locked = bool(self.split.validation)
+        write_facts(self.run, Facts(self.name, locked, self.split.note, self.manifest, self.unlabelled))
         self.trackers.begin(self.run, self.name, self.trainer.step, flat_settings(self.manifest))
 
     def _champion_score(self) -> float | None:
