@@ -16,9 +16,8 @@ _FILE = Path("last_training") / "facts.json"
 @dataclass(frozen=True)
 class Facts:
     """`training` is its name. Of the studies validated on: whether they are `locked`, which is to say not trained
-    on, and in words what they are. `manifest` holds settings, data and software;
-    `unlabelled` counts the studies without a mask that are trained on, which it does not tell from the labelled ones that
-    are used without theirs."""
+    on, and in words what they are. `manifest` holds settings, data and software; it does not tell `unlabelled` studies
+    that are trained on, counted here, from labelled ones that are used without their masks."""
 
     training: str
     locked: bool
