@@ -1,4 +1,4 @@
-"""The report of a training over REST: listed, opened as a page that can do nothing, written also of one that was stopped."""
+"""Reports over REST: listed, opened as a page that can do nothing, written also of a training that was stopped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from servers import TINY
 
 
 def test_a_report_is_listed_and_opened_by_its_name_alone(trained: Any) -> None:
+    trained.wait(lambda stats: "report" in stats)  # it comes just behind the end of the training
     answer = trained.get("/vqseg/training").json()
     (name,) = answer["reports"]
     assert answer["trainings"][-1]["report"] == answer["status"]["report"] == name
@@ -28,6 +29,7 @@ def test_a_report_is_listed_and_opened_by_its_name_alone(trained: Any) -> None:
 
 
 def test_nothing_else_is_opened(trained: Any) -> None:
+    trained.wait(lambda stats: "report" in stats)
     (trained.run / "reports" / "notes.html").write_text("mine", encoding="utf-8")
     for name in ("notes.html", "..%2Fstatus.json", "%2e%2e%2fstatus.json", "20200101T000000.000000Z.html", "%00"):
         refused = trained.get(f"/vqseg/reports/{name}")
