@@ -39,8 +39,9 @@ __all__ = [
 ]
 
 MAX_VOXELS = 2**30
-# No body and no scanner is this long; a damaged voxel size would be resampled for minutes.
+# No scanner sees farther, and none has voxels so thick; a damaged voxel size would be resampled to gigabytes.
 _LONGEST_SIDE = 10_000.0
+_LONGEST_VOXEL = 100.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
@@ -211,7 +212,10 @@ def _nifti_grid(path: Path, image: nib.Nifti1Image, error: type[ImageError]) -> 
 
 
 def _plausible(path: Path, grid: Grid, error: type[ImageError]) -> Grid:
-    """The grid, unless its voxels reach farther than any scanner sees."""
+    """The grid, unless its voxels are thicker, or reach farther, than those of any scanner."""
+    voxel = max(grid.spacing)
+    if not voxel <= _LONGEST_VOXEL:
+        raise error(path, f"a voxel is {voxel:.3g} mm long, and none is longer than {_LONGEST_VOXEL:g} in an image")
     longest = max(size * spacing for size, spacing in zip(grid.canonical_shape, grid.spacing, strict=True))
     if not longest <= _LONGEST_SIDE:
         raise error(

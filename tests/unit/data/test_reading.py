@@ -292,10 +292,20 @@ def test_folder_without_one_series_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", range(3))
-def test_an_image_longer_than_any_body_is_refused(tmp_path: Path, axis: int) -> None:
-    affine, path = np.eye(4), tmp_path / "long.nii.gz"
-    for spacing, fits in ((1000.0, True), (1001.0, False), (1e30, False)):
-        affine[axis, axis] = spacing
-        write_nifti(path, np.zeros((10, 10, 10), np.int16), affine)
-        with contextlib.nullcontext() if fits else pytest.raises(ImageError, match="its voxel size is wrong"):
-            assert read_grid(path).shape == read_image(path).grid.shape
+@pytest.mark.parametrize(
+    ("size", "spacing", "refusal"),
+    [
+        (100, 100.0, None),
+        (101, 100.0, "its voxel size is wrong"),
+        (10, 101.0, "a voxel is 101 mm long"),
+        (10, 1e30, "a voxel is 1e\\+30 mm long"),
+    ],
+)
+def test_an_image_or_a_voxel_longer_than_any_body_is_refused(
+    tmp_path: Path, axis: int, size: int, spacing: float, refusal: str | None
+) -> None:
+    affine, shape, path = np.eye(4), [4, 4, 4], tmp_path / "long.nii.gz"
+    affine[axis, axis], shape[axis] = spacing, size
+    write_nifti(path, np.zeros(shape, np.int16), affine)
+    with pytest.raises(ImageError, match=refusal) if refusal else contextlib.nullcontext():
+        assert read_grid(path).shape == read_image(path).grid.shape
