@@ -46,7 +46,8 @@ def lock_split(labelled: Sequence[Study], fraction: float, pattern: str, path: P
     validation = [s for s in labelled if sides[patient_of(s.id, pattern)] == "validation"]
     training = [s for s in labelled if sides[patient_of(s.id, pattern)] == "training"]
     if validation:
-        return LockedSplit(training, validation, f"{len(validation)} locked studies that are never trained on")
+        locked_ones = "1 locked study that is" if len(validation) == 1 else f"{len(validation)} locked studies that are"
+        return LockedSplit(training, validation, f"{locked_ones} never trained on")
     if fraction == 0:
         why = "validation is switched off"
     elif not enough:
