@@ -44,6 +44,16 @@ WIDE, PHONE = {"width": 1280, "height": 1400}, {"width": 390, "height": 844}
 FAULTS = ("serious", "critical")
 
 
+def faults_of(page: Page) -> list[str]:
+    """What axe-core finds on a page as it is now."""
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary']}"
+        for one in Axe().run(page).response["violations"]
+        if one["impact"] in FAULTS
+        for node in one["nodes"]
+    ]
+
+
 class Dashboard:
     """The page of a server. `asked` are the addresses it asked for, `failures` what went wrong in it."""
 
@@ -68,16 +78,6 @@ class Dashboard:
 
     def live(self) -> str | None:
         return self.page.locator("#models tr.live").get_attribute("data-version")
-
-    def faults(self) -> list[str]:
-        """What axe-core finds on the page as it is now."""
-        found = Axe().run(self.page).response["violations"]
-        return [
-            f"{one['id']}: {node['target']} {node['failureSummary']}"
-            for one in found
-            if one["impact"] in FAULTS
-            for node in one["nodes"]
-        ]
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,26 @@ def test_what_stands_at_the_end_is_what_the_server_says(dashboard: Dashboard) ->
     curve = told["trainings"][-1]["validations"]
     assert shown == [[str(one["step"]), f"{one['dice']:.3f}"] for one in curve]
     assert len(curve) == 5
+
+
+@pytest.mark.parametrize("link", ["Report of the last training", "Report of this training"])
+def test_the_report_of_a_training_opens_and_asks_for_nothing(dashboard: Dashboard, link: str) -> None:
+    page = dashboard.page
+    expect(page.get_by_role("link", name=link)).to_be_visible(timeout=60_000)  # it is written after the last step
+    told = dashboard.server.get("/vqseg/training").json()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=link).click()
+    report, asked = opened.value, []
+    report.on("request", lambda request: asked.append(request.url))
+    report.reload()
+    dice = max(one["dice"] for one in told["trainings"][-1]["validations"])
+    expect(report.locator("body")).to_contain_text(f"{dice:.3f}")
+    assert report.url.endswith(f"/vqseg/reports/{told['reports'][0]}")
+    assert [address for address in asked if not address.startswith("data:")] == [report.url]
+    # Its own page runs no scripts, and axe-core is one.
+    page.set_content(requests.get(report.url, timeout=60).text)
+    assert faults_of(page) == []
+    report.close()
 
 
 # --- versions ---
@@ -327,7 +347,7 @@ def test_axe_finds_no_serious_fault(
     expect(page.get_by_role("img", name="Codes of the middle slice")).to_be_visible()
     for numbers in page.locator("details:visible summary").all():
         numbers.click()
-    assert dashboard.faults() == []
+    assert faults_of(dashboard.page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
         "the page is wider than its window"
     )
@@ -339,7 +359,7 @@ def test_axe_would_find_one(dashboard: Dashboard) -> None:
     dashboard.page.evaluate(
         "document.querySelector('#strategy').closest('label').replaceWith(document.querySelector('#strategy'))"
     )
-    found = {fault.split(":")[0] for fault in dashboard.faults()}
+    found = {fault.split(":")[0] for fault in faults_of(dashboard.page)}
     assert {"color-contrast", "select-name"} <= found
 
 
