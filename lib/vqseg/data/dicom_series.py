@@ -152,6 +152,9 @@ def _check_lengths(file: Path, whole: Dataset) -> None:
 
 def _checked_frames(path: Path, header: Dataset) -> list[Dataset]:
     """`frame_headers`. Raises `ImageError` when the frames form no volume."""
+    if header.get("Rows") is None or header.get("Columns") is None:
+        # Where the damage is so early that pydicom finds no element, no length is known to check either.
+        raise ImageError(path, "it is damaged or no image: its header says nothing of Rows and Columns")
     frames = frame_headers(header)
     if not frames and int(header.get("NumberOfFrames") or 1) > 1:
         raise ImageError(path, f"its {header.NumberOfFrames} frames do not say where they lie in the patient")

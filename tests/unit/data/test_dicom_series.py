@@ -252,3 +252,15 @@ def test_an_element_longer_than_its_file_is_named(damage: str, tmp_path: Path) -
         with pytest.raises(ImageError, match=f"the file ends at byte {len(content)}") as raised:
             read_image(path)
         assert file.name in str(raised.value)
+
+
+@pytest.mark.parametrize("lost", ["Rows", "Columns", "everything"])
+def test_a_file_without_rows_and_columns_is_refused_before_its_voxels_are_read(lost: str, tmp_path: Path) -> None:
+    """Where pydicom finds no element it raises nothing, and GDCM may read text as lengths of gigabytes."""
+    write_dicom(tmp_path / "series", np.zeros((6, 5, 1), np.int16), *PLANES["axial"], (1, 1, 1))
+    whole = pydicom.dcmread(next((tmp_path / "series").iterdir()))
+    for name in [element.keyword for element in whole] if lost == "everything" else [lost]:
+        delattr(whole, name)
+    whole.save_as(tmp_path / "damaged.dcm")
+    with pytest.raises(ImageError, match="says nothing of Rows and Columns"):
+        read_image(tmp_path / "damaged.dcm")
