@@ -18,7 +18,7 @@ __all__ = ["new_file", "new_folder", "read_json", "remove_leftovers", "sha256", 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         temporary = Path(folder) / path.name
         yield temporary
@@ -30,14 +30,15 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, which becomes `path` (which must not exist) when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         # A folder of its own inside: the outer one is closed to other users, and a published one must not be.
         temporary = Path(folder) / path.name
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
-            _sync(file)
+        # A file that is on the disk is lost all the same while the folder that names it is not.
+        for written in (*temporary.rglob("*"), temporary):
+            _sync(written)
         os.replace(temporary, path)
         _sync(path.parent)
 
@@ -70,6 +71,14 @@ def sha256(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, in a way that survives a power loss."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 A version never changes. Publishing writes the folder whole, then replaces the pointer in one step, so a reader finds
 either the former model or the new one, and a crash leaves the former one live. Writers of several processes take turns.
+Should the disk spoil the pointer all the same, the newest whole version is live until the next writer mends it.
 
     <store>/live.json                      {"live": "0002", "history": ["0001", "0002"]}
     <store>/lock                           held by whoever writes
@@ -173,6 +174,23 @@ class ModelStore:
 
     def history(self) -> list[str]:
         """Names of the versions that were live, the live one last."""
+        if not (self.folder / _POINTER).exists():
+            return []
+        if names := self._pointed_at():
+            return names
+        # It is not known which ones were; one that segments nothing takes no other one's place.
+        return [version.name for version in sorted(self.versions(), key=lambda one: (one.segments, one.name))]
+
+    def pointer_fault(self) -> str | None:
+        """Why it is not known which version is live, in words; none when it is, or nothing was published."""
+        pointer = self.folder / _POINTER
+        if not pointer.exists() or self._pointed_at():
+            return None
+        live = self.live()
+        serves = f"version {live.name}, the newest whole one, serves" if live else "no version is whole"
+        return f"{pointer.name} is damaged, so {serves}; to mend it make a version live, or train"
+
+    def _pointed_at(self) -> list[str]:
         pointer = read_json(self.folder / _POINTER)
         history = pointer.get("history") if isinstance(pointer, dict) else None
         return [name for name in history if isinstance(name, str)] if isinstance(history, list) else []

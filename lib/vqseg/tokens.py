@@ -19,6 +19,7 @@ from typing import Annotated, Literal, get_args
 import filelock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from vqseg.clock import latest_now
 from vqseg.errors import ConfigError
 from vqseg.files import new_file
 
@@ -46,7 +47,7 @@ class Account(BaseModel):
 
     def is_valid(self, now: datetime | None = None) -> bool:
         """Whether it has not expired yet."""
-        return self.expires is None or (now or _now()) < self.expires
+        return self.expires is None or (now or latest_now()) < self.expires
 
 
 class _Content(BaseModel):

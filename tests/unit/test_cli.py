@@ -352,7 +352,9 @@ def test_program_prints_no_stack_trace_and_its_version(tmp_path: Path) -> None:
 
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vqseg", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path, check=False
+        )
 
     assert vqseg.__version__ in program("--version").stdout
     failed = program("evaluate", "--predictions", ".", "--labels", ".", "--out", "x.json")

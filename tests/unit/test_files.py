@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,47 @@ def test_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
         (temporary / "a").write_text("a", encoding="utf-8")
         raise ValueError("half")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def names_synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Filled with what is brought to the disk, and in which order; `replace` stands where a name appears."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noted_sync(descriptor: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        done.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return done
+
+
+def test_a_folder_that_appears_is_on_the_disk_with_all_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power loss leaves a pointer to files that are not there."""
+    done = names_synced(monkeypatch)
+    with new_folder(tmp_path / "deep" / "store" / "new") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "a").write_text("a", encoding="utf-8")
+        written = [str(path) for path in (temporary / "inner" / "a", temporary / "inner", temporary)]
+    before, after = done[: done.index("replace")], done[done.index("replace") :]
+    assert set(written) <= set(before)
+    assert {str(tmp_path), str(tmp_path / "deep")} <= set(before)  # they name what was made in them
+    assert str(tmp_path / "deep" / "store") in after
+
+
+def test_a_file_that_appears_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = names_synced(monkeypatch)
+    with new_file(tmp_path / "deep" / "file") as temporary:
+        temporary.write_text("a", encoding="utf-8")
+    assert done[-3:] == [str(temporary), "replace", str(tmp_path / "deep")]
+    assert str(tmp_path) in done
 
 
 def test_folder_never_replaces_one_that_holds_something(tmp_path: Path) -> None:

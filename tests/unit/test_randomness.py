@@ -45,7 +45,7 @@ def test_seed_is_the_same_in_every_process() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         env={**os.environ, "PYTHONPATH": library},
     ).stdout

@@ -26,6 +26,7 @@ from vqseg.files import new_file
 __all__ = ["PreparedStudy", "prepare_label", "prepare_study", "prepare_volume", "resize_classes", "working_shape"]
 
 _FOREGROUND_VOXELS = 2000
+_ROUNDING = 1e-6  # of float32, relative
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ def _normalise(array: NDArray[np.float32], window: tuple[float, float] | None) -
     # A percentile of every tenth voxel of a large volume is as good and ten times faster.
     flat = array.reshape(-1)
     low, high = np.percentile(flat[:: max(1, len(flat) // 10**6)], (0.5, 99.5))
+    # Resampling, and the mean of many equal values, are not quite their value: nothing is to be made of that.
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        return np.zeros_like(array)
     array = array.clip(low, high)
     return ((array - array.mean()) / max(float(array.std()), 1e-6)).astype(np.float32)
 

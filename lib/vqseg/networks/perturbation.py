@@ -111,7 +111,9 @@ def kernel_logits(codes: Tensor, codebook: Tensor, temperature: float) -> Tensor
     """
     chosen = nn.functional.pad(codebook[codes] * (2 / temperature), (0, 1), value=-1 / temperature)
     extended = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], 1)
-    return (chosen @ extended.T).scatter_(1, codes[:, None], -math.inf)
+    # In bfloat16 the two terms nearly cancel: a code's distribution was up to 0.36 (total variation) from the kernel.
+    with torch.autocast(codebook.device.type, enabled=False):
+        return (chosen @ extended.T).scatter_(1, codes[:, None], -math.inf)
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import io
-import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             if not sums or any(sha256(path / file) != digest for file, digest in sums.items()):
                 continue
             state = torch.load(path / _STATE, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, UnpicklingError):
             continue
         student, teacher = (load_file(path / f"{part}.safetensors") for part in ("student", "teacher"))
         return Checkpoint(state.pop("step"), student, teacher, state)

@@ -95,7 +95,7 @@ class BidirectionalCopyPaste(_CopyPaste):
 
 
 class VQSegWithCopyPaste(_CopyPaste):
-    """VQ-Seg with bidirectional copy-paste in the place of its strong view."""
+    """VQ-Seg, and bidirectional copy-paste beside its views."""
 
     quantized = True
 
@@ -105,6 +105,7 @@ class VQSegWithCopyPaste(_CopyPaste):
             weak = self.weak_view(inputs)
             pseudo = self.refined(weak.pseudo)
             streams += [self.perturbed_stream(inputs, weak)] if self.config.loss.perturbed else []
+            streams += [self.strong_stream(inputs, weak)] if self.config.loss.strong else []
             streams += self.copy_paste_streams(inputs, Batch(weak.image, pseudo.target), pseudo)
         return streams
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqseg.training.status import EVENTS_FILE
 
-__all__ = ["TrainingRecord", "read_trainings"]
+__all__ = ["TrainingRecord", "publishing_validation", "read_trainings"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,19 @@ def read_trainings(run: Path) -> list[TrainingRecord]:
         elif kind == "report" and trainings:
             trainings[-1] = replace(trainings[-1], report=event.get("name"))
     return trainings
+
+
+def publishing_validation(run: Path, version: str) -> dict[str, Any] | None:
+    """The validation whose model was published as `version`, or none.
+
+    It may be of no training any more, for one that goes on from an earlier checkpoint validates its step again. Where
+    the models of a run were removed their names are given anew, so the last one counts.
+    """
+    found = None
+    for event in _events(run / EVENTS_FILE):
+        if event["event"] == "validation" and event.get("published") == version:
+            found = event
+    return found
 
 
 def _events(file: Path) -> Iterator[dict[str, Any]]:

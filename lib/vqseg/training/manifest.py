@@ -61,6 +61,6 @@ def _commit() -> str | None:
     """The git commit of this source tree, if it is one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

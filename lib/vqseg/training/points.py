@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CODEBOOK_FIGURES", "Points", "read_points", "scalars_of"]
+__all__ = ["CODEBOOK_FIGURES", "POINTS_FILE", "Points", "read_points", "scalars_of"]
 
 # Of a "validation" event, those that `Network.codebook_report` gives.
 CODEBOOK_FIGURES = ("codes_in_use", "replacement_codes", "kl_from_uniform")
-_FILE = Path("last_training") / "points.jsonl"
+POINTS_FILE = Path("last_training") / "points.jsonl"
 
 
 class Points:
@@ -22,7 +22,7 @@ class Points:
     count no longer."""
 
     def __init__(self, run: Path, done: int) -> None:
-        self._path = run / _FILE
+        self._path = run / POINTS_FILE
         self._path.parent.mkdir(exist_ok=True)
         if not done:
             self._path.unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def read_points(run: Path) -> list[dict[str, Any]]:
     """Points with `step`, `losses` and `learning_rate` in the order of their steps, each once; none without a file."""
     points: list[dict[str, Any]] = []
     try:
-        lines = (run / _FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (run / POINTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     for text in lines:

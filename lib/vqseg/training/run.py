@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from vqseg.config import Config
 from vqseg.data.guidance import Guidance, guide_study, plan_guidance
@@ -26,12 +24,10 @@ from vqseg.data.split import LockedSplit, lock_split
 from vqseg.data.studies import Study, patient_of
 from vqseg.devices import choose_device
 from vqseg.errors import ConfigError, DataError, ImageError, LabelError, ModelError, TrainingError
-from vqseg.files import remove_leftovers
 from vqseg.inference.predictor import Predictor
 from vqseg.networks.foundation import FoundationModel
 from vqseg.report.cases import CaseFile, ExtremeCases, write_cases
 from vqseg.report.facts import Facts, write_facts
-from vqseg.report.listing import REPORTS
 from vqseg.store import ModelStore, ModelVersion
 from vqseg.training.champion import decide
 from vqseg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -39,18 +35,17 @@ from vqseg.training.manifest import flat_settings, training_manifest
 from vqseg.training.methods import METHODS, check_method
 from vqseg.training.outcome import told_at_the_end
 from vqseg.training.points import Points, scalars_of
-from vqseg.training.status import StatusFile, read_status
+from vqseg.training.run_folder import begin_in
+from vqseg.training.status import StatusFile
 from vqseg.training.tracking import Trackers, check_trackers
 from vqseg.training.trainer import TrainedStep, Trainer
 from vqseg.training.validation import ValidationScore, validate
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "learnt_with", "train"]
 
 # Without locked studies this many of the training studies show that the model has learnt anything at all.
 _SHOWN_TRAINING_STUDIES = 3
 _STATUS_SECONDS = 1.0
-# In which a killed process may have left something half-written.
-_FOLDERS = ("checkpoints", "models", "cache", "last_training", REPORTS)
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -92,17 +87,22 @@ def train(
     check_trackers(config.tracking.to)
     if not config.data.labels:
         raise ConfigError("the names of the structures are not known; give them as data.labels, for example {lung: 1}")
-    run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
-        for folder in (run, *(run / name for name in _FOLDERS)):
-            remove_leftovers(folder)
-        status = StatusFile(run, step=0, total_steps=config.train.steps, method=method, message="reading the studies")
+    fields = {"step": 0, "total_steps": config.train.steps, "method": method, "message": "reading the studies"}
+    with begin_in(run, **fields) as status:
         with told_at_the_end(status), Trackers(config.tracking.to, status.event) as trackers:
             training = _Run(run, config, method, device, status, trackers, on_progress)
             for study, reason in (left_out or {}).items():
                 training.leave_out(study, reason)
             result = training.go(sorted(studies, key=lambda study: study.id), validation, resume)
         return replace(result, report=status.fields.get("report"))
+
+
+def learnt_with(config: Config, method: str) -> dict[str, Any]:
+    """As values for JSON, what must be the same for an unfinished training to be continued.
+
+    How a model is used afterwards does not change how it is trained.
+    """
+    return {"method": method, **config.model_dump(mode="json", exclude={"inference", "active", "tracking"})}
 
 
 class _Run:
@@ -154,15 +154,10 @@ class _Run:
         checkpoint = load_checkpoint(self.checkpoints)
         if checkpoint is None or checkpoint.state["finished"]:
             return None
-        if checkpoint.state["requested"] != self._request():
+        if checkpoint.state["requested"] != learnt_with(self.requested, self.method):
             self.status.event("anew", reason="the settings differ from those of the unfinished training")
             return None
         return checkpoint
-
-    def _request(self) -> dict[str, Any]:
-        # How a model is used afterwards does not change how it is trained.
-        settings = self.requested.model_dump(mode="json", exclude={"inference", "active", "tracking"})
-        return {"method": self.method, **settings}
 
     def _plan(self, studies: Sequence[Study]) -> Config:
         if not studies:
@@ -326,7 +321,7 @@ class _Run:
     def _checkpoint(self, *, finished: bool) -> Checkpoint:
         return self.trainer.checkpoint(
             config=self.config.model_dump(mode="json"),
-            requested=self._request(),
+            requested=learnt_with(self.requested, self.method),
             best=self.best,
             validated_on=[study.id for study in self.validated_on],
             seconds=self.seconds_before + time.monotonic() - self.begin,
@@ -379,20 +374,3 @@ class _Run:
             self.status.write(**fields)
             if self.on_progress:
                 self.on_progress(self.status.fields)
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system releases when the process ends, however it ends."""
-    lock = filelock.FileLock(run / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        pid = (read_status(run) or {}).get("pid", "unknown")
-        raise TrainingError(
-            f"{run}: another training is running there (process {pid}); wait for it or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -106,6 +106,14 @@ def test_what_was_fetched_is_a_foundation_model(hub: Hub, model: Path, tmp_path:
     torch.testing.assert_close(fetched.features(slices, 56), original.features(slices, 56), rtol=0, atol=0)
 
 
+def test_a_name_of_the_hub_is_loaded_without_a_folder(hub: Hub, model: Path) -> None:
+    hub.files = contents(model) | {"pytorch_model.bin": b"pickled"}
+    named, original = (FoundationModel.load(name, torch.device("cpu")) for name in (NAME, str(model)))
+    assert named.identity == original.identity
+    slices = torch.rand(1, 56, 56, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(named.features(slices, 56), original.features(slices, 56), rtol=0, atol=0)
+
+
 def test_a_folder_in_use_is_never_written_to(hub: Hub, model: Path, tmp_path: Path) -> None:
     hub.files = contents(model)
     fetch_foundation(NAME, tmp_path / "fetched")

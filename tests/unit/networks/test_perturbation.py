@@ -75,6 +75,16 @@ def test_frequencies_fit_the_stated_distribution(effective):
         assert p_value(counts, naive_distribution(code, codes, temperature)) > 1e-4
 
 
+@pytest.mark.parametrize("effective", [1.5, 4.0, 15.0])
+def test_mixed_precision_changes_no_draw(effective):
+    codes = codebook() * torch.tensor([8.0, 1, 1, 1, 1, 1]) + 3
+    temperature = fit_temperature(codes, effective)
+    indices = torch.arange(SIZE).repeat(50)
+    exact = draw(indices, codes, 0.7, temperature)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(draw(indices, codes, 0.7, temperature), exact)
+
+
 def test_a_truncated_neighbour_table_fails_the_same_test():
     """The control: sampling among the 8 nearest codes alone is another distribution."""
     codes = codebook()

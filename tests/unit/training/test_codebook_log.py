@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import TINY_2D, tiny_config, write_studies
 
+from vqseg.networks.build import build_network
+from vqseg.networks.perturbation import effective_codes, fit_temperature
+from vqseg.networks.vqseg import VQSeg
+from vqseg.store import ModelStore, load_weights
 from vqseg.training.run import train
 
 
@@ -36,6 +41,32 @@ def test_every_validation_tells_how_strong_the_perturbation_is(
         assert event["replacement_codes"] == pytest.approx(replacement_codes, rel=0.2), event["step"]
         assert 0 < event["kl_from_uniform"] < math.inf
         assert 1 <= event["codes_in_use"] <= 32
+
+
+def codebooks(run: Path) -> list[torch.Tensor]:
+    """The codes (K, D) of every version, the oldest first; each validation published one."""
+    found = []
+    for version in sorted(ModelStore(run / "models").versions(), key=lambda version: version.name):
+        network = build_network(version.config)
+        load_weights(network, version)
+        assert isinstance(network, VQSeg)
+        found.append(network.quantizer.codebook().detach())
+    return found
+
+
+def test_the_strength_stays_while_the_codebook_changes_and_the_papers_would_not(tmp_path: Path) -> None:
+    """A kernel whose scale is fixed, as the paper's, is another one by the end of the same training."""
+    wanted = 12.0
+    settings = {"train.steps": 80, "train.validate_every": 8, "train.learning_rate": 0.03, "train.warmup_steps": 5}
+    config = tiny_config(settings | {"perturbation.replacement_codes": wanted})
+    train(write_studies(tmp_path / "studies", 3, 2), tmp_path / "run", config, device="cpu")
+    first, *_, last = codebooks(tmp_path / "run")
+    norms = [float(codes.norm(dim=1).mean()) for codes in (first, last)]
+    assert max(norms) / min(norms) > 1.3, norms
+    for event in validations(tmp_path / "run"):
+        assert event["replacement_codes"] == pytest.approx(wanted, rel=0.2), event["step"]
+    fixed = effective_codes(last, fit_temperature(first, wanted))
+    assert abs(fixed / wanted - 1) > 0.2, fixed
 
 
 @pytest.mark.parametrize("method", ["supervised", "cutmix"])

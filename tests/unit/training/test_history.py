@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vqseg.training.history import read_trainings
+from vqseg.training.history import publishing_validation, read_trainings
 
 
 def write(run: Path, *events: dict[str, Any], tail: str = "") -> None:
@@ -57,3 +57,29 @@ def test_what_is_done_again_counts_no_longer_from_the_moment_on_at_which_it_is_b
         {"event": "resume", "step": 10},
     )
     assert [one["step"] for one in read_trainings(tmp_path)[0].validations] == [10]
+
+
+def test_a_version_keeps_its_validation_though_the_training_went_on_from_before(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"event": "start", "step": 0},
+        {**validation(10, 0.1), "published": "0001"},
+        {**validation(20, 0.2), "published": "0002"},
+        {"event": "resume", "step": 10},
+        {**validation(20, 0.25), "published": "0003"},
+        {"event": "start", "step": 0},
+        {**validation(10, 0.15), "published": None},
+    )
+
+    def dice(version: str) -> float | None:
+        found = publishing_validation(tmp_path, version)
+        return found and found["dice"]
+
+    assert [dice(version) for version in ("0001", "0002", "0003", "0004")] == [0.1, 0.2, 0.25, None]
+
+
+def test_of_two_versions_of_one_name_the_later_counts(tmp_path: Path) -> None:
+    write(tmp_path, {**validation(10, 0.1), "published": "0001"}, {**validation(10, 0.4), "published": "0001"})
+    found = publishing_validation(tmp_path, "0001")
+    assert found is not None
+    assert found["dice"] == 0.4

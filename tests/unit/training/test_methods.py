@@ -62,7 +62,7 @@ TERMS: dict[str, tuple[set[str], set[str]]] = {
     "cutmix": ({"labelled"}, {"labelled", "perturbed", "strong"}),
     "bcp": (COPY_PASTE, COPY_PASTE),
     "vqseg": ({"labelled"} | CODEBOOK, {"labelled", "perturbed", "strong"} | CODEBOOK),
-    "vqseg+bcp": ({"labelled"} | CODEBOOK, {"labelled", "perturbed"} | COPY_PASTE | CODEBOOK),
+    "vqseg+bcp": ({"labelled"} | CODEBOOK, {"labelled", "perturbed", "strong"} | COPY_PASTE | CODEBOOK),
 }
 QUANTIZED = {"vqseg", "vqseg+bcp"}
 

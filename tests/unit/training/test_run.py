@@ -216,7 +216,7 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 
 def start(folder: Path, run: Path, settings: dict, first: str = "") -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
     command = [sys.executable, "-c", f"{first}\n{CHILD}", str(folder), str(run), json.dumps(settings)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:

@@ -174,6 +174,12 @@ def test_mlflow_that_is_asked_for_and_missing_is_said_before_anything_is_made(
     tracking.check_trackers(["tensorboard"])
 
 
+def test_a_training_with_default_settings_writes_for_tensorboard_alone(studies: list[Study], tmp_path: Path) -> None:
+    train(studies, tmp_path, tiny_config(), device="cpu")
+    assert curves_of_tensorboard(tmp_path).keys() == expected_curves(tmp_path).keys()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_without_trackers_nothing_is_written_but_the_events(studies: list[Study], tmp_path: Path) -> None:
     train(studies, tmp_path, tracked(), device="cpu")
     assert not {"tensorboard", "mlflow.db"} & {path.name for path in tmp_path.iterdir()}
