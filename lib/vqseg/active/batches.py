@@ -7,19 +7,27 @@ import numpy as np
 from vqseg.active.by_uncertainty import PredictiveEntropy
 from vqseg.active.pool import Pool
 from vqseg.active.strategy import Ranking, Scorer, Strategy, nan_last
+from vqseg.config import Active
 
 __all__ = ["StochasticBatches"]
 
 
 class StochasticBatches(Strategy):
-    """The best of several random batches, by the mean score of its studies (Gaillochet et al., arXiv 2301.07670)."""
+    """The best of several random batches, by the mean score of its studies (Gaillochet et al., arXiv 2301.07670).
+
+    The scores are those of `base`, before any pick.
+    """
 
     name = "stochastic_batches"
-    base: type[Strategy] = PredictiveEntropy
-    needs = base.needs
+    needs = PredictiveEntropy.needs
+
+    def __init__(self, settings: Active, base: Strategy | None = None) -> None:
+        super().__init__(settings)
+        self._base = base or PredictiveEntropy(settings)
+        self.needs = self._base.needs
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
-        return self.base(self.settings).scorer(pool, generator)
+        return self._base.scorer(pool, generator)
 
     def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> Ranking:
         """The batch of `picks` first, its best study first, then the others; ties as ever."""
@@ -27,9 +35,10 @@ class StochasticBatches(Strategy):
         if not size:
             return super().rank(pool, generator, 0)
         scorer = self.scorer(pool, generator)
-        # What cannot be scored is worth nothing to a batch.
+        # What cannot be scored is worth nothing to a batch, and less than any other where scores are negative.
         scores = scorer.scores()
-        worth = np.nan_to_num(scores, nan=0.0)
+        known = np.isfinite(scores)
+        worth = np.where(known, scores, 2 * scores[known].min(initial=0.0))
         batches = [generator.choice(len(worth), size, replace=False) for _ in range(self.settings.batches)]
         best = max(batches, key=lambda batch: float(worth[batch].mean()))
         chosen = np.isin(np.arange(len(worth)), best)

@@ -16,6 +16,8 @@ __all__ = ["Coreset", "MaxHerding", "Typical"]
 Floats = NDArray[np.float64]
 # A kernel between all pairs of ten thousand studies would take a gigabyte.
 _LANDMARKS = 1000
+# A cluster of so many studies or fewer is taken for outliers, as in the code of TypiClust's authors.
+_FEW = 5
 _NEEDS = frozenset({"features", "labelled_features"})
 
 
@@ -100,7 +102,11 @@ def _gaussian(distances: Floats, bandwidth: float) -> Floats:
 
 
 class Typical(Strategy):
-    """The most typical study of the largest cluster without a labelled one (TypiClust: Hacohen et al., 2202.02794)."""
+    """The most typical study of the largest cluster without a labelled one (TypiClust: Hacohen et al., 2202.02794).
+
+    The paper clusters once a batch, into as many clusters as there will be labels; here the studies are clustered anew
+    for every pick, so that a ranking has no batches. Clusters of 5 studies or fewer come last.
+    """
 
     name = "typical"
     needs = _NEEDS
@@ -139,7 +145,7 @@ class _TypicalScorer(Scorer):
         cluster = KMeans(count, n_init=1, random_state=self._seed).fit_predict(every)
         labelled, size = (np.bincount(part, minlength=count) for part in (cluster[:known], cluster[known:]))
         place = np.empty(count)
-        place[np.lexsort((-size, labelled))] = np.arange(count)
+        place[np.lexsort((-size, labelled, labelled + size <= _FEW))] = np.arange(count)
         cluster = cluster[known:]
         typical = np.empty(len(cluster))
         for number in np.unique(cluster):

@@ -25,11 +25,13 @@ def distance_to_nearest(features: Floats, chosen: Floats) -> Floats:
 
 
 def typicality(features: Floats, neighbours: int = 20) -> Floats:
-    """1 / mean distance to the nearest `neighbours` others (S,), of `features` (S, F) of one cluster.
+    """1 / mean distance to the nearest `neighbours` others (S,), half of them all at most, of `features` (S, F) of one
+    cluster.
 
-    TypiClust (Hacohen et al., arXiv 2202.02794). A study without any other is as typical as can be: inf.
+    TypiClust (Hacohen et al., arXiv 2202.02794; the half is in its code). A study without any other is as typical as
+    can be: inf.
     """
-    near = min(neighbours, len(features) - 1)
+    near = min(neighbours, len(features) // 2)
     if near < 1:
         return np.full(len(features), np.inf)
     distances, _ = NearestNeighbors(n_neighbors=near).fit(features).kneighbors()

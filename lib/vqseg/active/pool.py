@@ -32,6 +32,7 @@ class Pool:
     labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
     done. `rarefied_entropy` (S,) is that at `rarefied_tokens` tokens, 0 where it is not worked out yet. `label_dice`
     (S, L) compares the masks of labelled studies with the model's, nan where neither holds a structure.
+    `replacement_codes` is the effective number of codes that replaced one when `disagreement` was drawn.
     Draws follow the order of the ids, and the first of equal scores has the lowest id.
     """
 
@@ -49,6 +50,7 @@ class Pool:
     rarefied_entropy: Floats | None = None
     rarefied_tokens: int = 0
     label_dice: Floats | None = None
+    replacement_codes: float = float("nan")
 
     def __post_init__(self) -> None:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
@@ -64,6 +66,7 @@ class Pool:
         structures: Sequence[str],
         progress: float = 0.0,
         needs: Collection[str] = _LARGE,
+        replacement_codes: float = float("nan"),
     ) -> Pool:
         """The pool of `candidates` by id, with the signals of the `labelled` studies under the same model.
 
@@ -91,6 +94,7 @@ class Pool:
             progress,
             np.array([s.rarefied_entropy for s in signals]),
             tokens.pop() if len(tokens) == 1 else 0,
+            replacement_codes=replacement_codes,
         )
 
 

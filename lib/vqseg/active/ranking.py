@@ -101,7 +101,14 @@ def _look_at_images(
         else:
             labelled.append(SparseSignals.of(signals))
     structures = tuple(predictor.labels)
-    pool = Pool.of(candidates, labelled, structures=structures, progress=progress, needs=strategy.needs)
+    pool = Pool.of(
+        candidates,
+        labelled,
+        structures=structures,
+        progress=progress,
+        needs=strategy.needs,
+        replacement_codes=predictor.replacement_codes,
+    )
     return _Seen(pool, len(labelled), left_out)
 
 

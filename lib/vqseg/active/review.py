@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ class Disagreement(Strategy):
     """
 
     name = "disagreement"
-    needs: ClassVar[frozenset[str]] = frozenset({"label_dice"})
+    needs = frozenset({"label_dice"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         assert pool.label_dice is not None

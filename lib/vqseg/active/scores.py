@@ -56,7 +56,8 @@ def density_ratio(counts: sparse.csr_array, pool: Floats, labelled: Floats) -> s
     Their sum over the codes is the score D(s).
 
     `pool` f_P and `labelled` f_L (K,), as `code_density` gives them, both positive on every code in use. The mean of D
-    over the pool is KL(f_P || f_L) as long as the studies are of one length and the smoothing is small.
+    over the pool is KL(f_P || f_L) (Kullback and Leibler, Annals of Mathematical Statistics 22, 1951) as long as the
+    studies are of one length and the smoothing is small. As a score of studies the formula is this project's own.
     """
     shares = usage_shares(counts)
     shares.data *= _log_ratio(pool, labelled)[shares.indices]

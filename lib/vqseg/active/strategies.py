@@ -41,7 +41,16 @@ REVIEWS: dict[str, type[Strategy]] = {Disagreement.name: Disagreement}
 
 def make_strategy(name: str, settings: Active | None = None) -> Strategy:
     """The strategy of that name. Raises `ConfigError` with the list of known ones."""
-    known = STRATEGIES | REVIEWS
+    known, settings = STRATEGIES | REVIEWS, settings or Active()
     if name not in known:
         raise ConfigError(f"unknown strategy {name!r}; known strategies: {', '.join(known)}")
-    return known[name](settings or Active())
+    if name == StochasticBatches.name:
+        return StochasticBatches(settings, _base_of_batches(settings))
+    return known[name](settings)
+
+
+def _base_of_batches(settings: Active) -> Strategy:
+    base, others = settings.batches_of, [name for name in STRATEGIES if name != StochasticBatches.name]
+    if base not in others:
+        raise ConfigError(f"active.batches_of: batches cannot be chosen by {base!r}; they can by: {', '.join(others)}")
+    return make_strategy(base, settings)

@@ -131,15 +131,14 @@ class Strategy(ABC):
     """Chooses the study to label next. `needs` names the fields of the pool that it looks at."""
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
 
     def __init__(self, settings: Active) -> None:
         self.settings = settings
 
-    @classmethod
-    def needs_codebook(cls) -> bool:
+    def needs_codebook(self) -> bool:
         """Whether it looks at something that only a network with a codebook gives."""
-        return bool(cls.needs & _OF_CODES)
+        return bool(self.needs & _OF_CODES)
 
     @abstractmethod
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:

@@ -11,7 +11,11 @@ __all__ = ["mean_by_structure", "mutual_information", "predictive_entropy"]
 
 
 def predictive_entropy(probability: Tensor) -> Tensor:
-    """H(p) = - sum_c p_c ln p_c in nats (B, *spatial), of `probability` (B, C, *spatial)."""
+    """H(p) = - sum_c p_c ln p_c in nats (B, *spatial), of `probability` (B, C, *spatial).
+
+    Shannon, Bell System Technical Journal 27, 1948; to choose what is labelled: Settles, Active Learning Literature
+    Survey, University of Wisconsin, 2009.
+    """
     return torch.special.entr(probability).sum(1)
 
 

@@ -22,11 +22,18 @@ __all__ = ["CodeMap", "map_codes"]
 @dataclass(frozen=True)
 class CodeMap:
     """The slice of the working grid in the middle of `axis`: `image` float32 and `codes` int64, both (first, second) of
-    the other two axes in their order. A code stands for all the voxels of its patch."""
+    the other two axes in their order. A code stands for all the voxels of its patch. `version` of the model."""
 
     image: NDArray[np.float32]
     codes: NDArray[np.int64]
     axis: int
+    version: str
+
+    def shares(self) -> list[tuple[int, float]]:
+        """Each code of the slice and its share of the voxels, the largest first."""
+        codes, counts = np.unique(self.codes, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(int(codes[at]), float(counts[at] / self.codes.size)) for at in order]
 
 
 @torch.inference_mode()
@@ -58,6 +65,7 @@ def map_codes(predictor: Predictor, volume: Volume) -> CodeMap:
         np.take(image, middle, axis),
         np.take(codes[inside].numpy(), middle - first, axis),
         axis,
+        predictor.version,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from vqseg.inference.signals import StudySignals, WindowTally, summarize
 from vqseg.inference.windows import slide
 from vqseg.networks.build import build_network
 from vqseg.networks.network import Network
+from vqseg.networks.perturbation import effective_codes
+from vqseg.networks.vqseg import VQSeg
 from vqseg.store import find_version, load_weights
 
 __all__ = ["PATCHES_IN_ONE_PIECE", "SLICES_AT_A_TIME", "Prediction", "Predictor"]
@@ -116,6 +119,14 @@ class Predictor:
         tally, confidence = inspected.tally, confidence_of(probability, self.labels)
         signals = summarize(tally, probability, inspected.disagreement) if with_signals else None
         return Prediction(mask, tally.usage, confidence, tally.codebook_distance, seconds, signals)
+
+    @cached_property
+    def replacement_codes(self) -> float:
+        """Effective number of codes that replace one in a draw of QPM; nan for a network without a codebook."""
+        if not isinstance(self.network, VQSeg):
+            return float("nan")
+        codebook = self.network.quantizer.codebook().detach().float()
+        return effective_codes(codebook, self.network.qpm.temperature_for(codebook))
 
     def usage(self, volume: Volume) -> NDArray[np.int64]:
         """How often each code (K,) is chosen for the volume."""

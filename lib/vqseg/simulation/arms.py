@@ -6,7 +6,7 @@ A control of a strategy is called `control:strategy`, such as `shuffled:codebook
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,21 +51,22 @@ class Choice:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to choose; `needs` of the pool, and the `codebook` by which the tokens are counted for it."""
+    """A way to choose; what it `needs` of the pool with some settings, and the `codebook` by which the tokens are
+    counted for it."""
 
     name: str
     make: Callable[[Active, Knowledge], Strategy]
-    needs: frozenset[str] = frozenset()
+    needs: Callable[[Active], frozenset[str]]
     codebook: str = "trained"
 
     def look(self, settings: Active) -> Look:
         """The look at the pool that the arm needs."""
-        return Look(self.codebook, settings.draws if "disagreement" in self.needs else 0)
+        return Look(self.codebook, settings.draws if "disagreement" in self.needs(settings) else 0)
 
     def choose(self, pool: Pool, settings: Active, knowledge: Knowledge, seed: int) -> Choice:
         """The studies that are labelled next, in the order in which they are picked."""
         # Before anything is labelled, who needs to know more than images say draws.
-        known = bool(knowledge.dice) or self.needs <= KNOWN_FROM_IMAGES
+        known = bool(knowledge.dice) or self.needs(settings) <= KNOWN_FROM_IMAGES
         strategy = self.make(settings, knowledge) if known else make_strategy("uniform", settings)
         begin = time.perf_counter()
         picked = strategy.rank(pool, np.random.default_rng(seed), knowledge.picks).ids[: knowledge.picks]
@@ -94,29 +95,41 @@ _CHANGED: dict[str, Callable[[Strategy], Strategy]] = {"shuffled": Shuffled, "re
 _COUNTED = ("untrained", "k_means")
 
 
-def arm_names(default: str) -> list[str]:
-    """All strategies, and all controls, those of a strategy for the `default` one."""
-    return [*STRATEGIES, *_ALONE, *(f"{control}:{default}" for control in (*_CHANGED, *_COUNTED))]
+def arm_names(default: str | None) -> list[str]:
+    """All strategies, and all controls, those of a strategy for the `default` one; without one none of these."""
+    return [*STRATEGIES, *_ALONE, *(_controls_of(default) if default else ())]
 
 
 def control_names(default: str) -> list[str]:
     """The arms that must not beat `uniform`, those of a strategy for the `default` one."""
-    return ["length", "plug_in_entropy", *(f"{control}:{default}" for control in (*_CHANGED, "untrained"))]
+    return ["length", "plug_in_entropy", *_controls_of(default, ("untrained",))]
+
+
+def _controls_of(strategy: str, counted: Sequence[str] = _COUNTED) -> list[str]:
+    """Those of a strategy; with other codes than its own where it counts any."""
+    return [f"{control}:{strategy}" for control in (*_CHANGED, *(counted if _counts_codes(strategy) else ()))]
+
+
+def _counts_codes(strategy: str) -> bool:
+    return bool(STRATEGIES[strategy].needs & {"usage", "code_weights"})
 
 
 def make_arm(name: str) -> Arm:
     """The arm of that name. Raises `ConfigError` with the list of known ones."""
     control, _, strategy = name.rpartition(":")
     if name in _ALONE:
-        return Arm(name, _ALONE[name], frozenset({"dice"} if name == ORACLE else ()))
+        return Arm(name, _ALONE[name], lambda settings: frozenset({"dice"} if name == ORACLE else ()))
     sensible = strategy in STRATEGIES and control in ("", *_CHANGED, *_COUNTED)
     if sensible and control in _COUNTED:
         # Nothing changes for a strategy that counts no codes.
-        sensible = bool(STRATEGIES[strategy].needs & {"usage", "code_weights"})
+        sensible = _counts_codes(strategy)
     if not sensible:
         controls = ", ".join(f"{control}:STRATEGY" for control in (*_CHANGED, *_COUNTED))
         raise ConfigError(f"unknown arm {name!r}; known: {', '.join([*STRATEGIES, *_ALONE])}, {controls}")
-    needs = STRATEGIES[strategy].needs
+
+    def needs(settings: Active) -> frozenset[str]:
+        return make_strategy(strategy, settings).needs
+
     if control in _CHANGED:
         return Arm(name, lambda settings, known: _CHANGED[control](make_strategy(strategy, settings)), needs)
     return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, control or "trained")

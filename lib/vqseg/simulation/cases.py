@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +32,12 @@ class Case:
     def id(self) -> str:
         return self.prepared.study.id
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Changes with the files that the case was made of: a prepared file is called by their hash."""
-        assert self.prepared.foreground is not None
-        return self.prepared.foreground.name
+        """Changes with image and mask, wherever their files are."""
+        words = f"{self.id} {self.volume.array.dtype} {self.mask.shape} {self.volume.spacing}"
+        arrays = (np.ascontiguousarray(self.volume.array), np.ascontiguousarray(self.mask))
+        return hashlib.sha256(words.encode() + b"".join(array.tobytes() for array in arrays)).hexdigest()[:24]
 
     @property
     def without_label(self) -> PreparedStudy:

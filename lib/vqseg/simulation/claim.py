@@ -25,12 +25,14 @@ _BUDGETS_WON = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """`won` of three budgets by rival; whether the arm is as `efficient` with foreground as foreground-aware random;
-    the `winning_controls`, which beat `uniform` and must not."""
+    """`won` of three budgets by rival, each of which holds the one before; whether the arm is as `efficient` with
+    foreground as foreground-aware random; the `winning_controls`, which beat `uniform` and must not. `level` with the
+    arm are its own controls that it does not beat: what they leave out adds nothing that can be told from noise."""
 
     won: dict[str, int]
     efficient: bool
     winning_controls: list[str]
+    level: list[str]
 
     @property
     def holds(self) -> bool:
@@ -48,6 +50,8 @@ def judge(result: Mapping[str, Any], arm: str, controls: list[str]) -> Verdict:
     areas = areas_by_arm(result)
     # Each by itself: a correction for their number would let a control that wins pass.
     winning = [c for c in controls if compare({c: differences(areas, c, REFERENCE)})[c].better]
+    own_controls = [name for name in areas if name.endswith(f":{arm}")]
+    level = [c for c in own_controls if not compare({c: differences(areas, arm, c)})[c].better]
     arms = summarize(result)["arms"]
     own, random = (arms[name]["foreground_efficiency"] for name in (arm, _FOREGROUND_RANDOM))
-    return Verdict(won, None not in (own, random) and own >= random, winning)
+    return Verdict(won, None not in (own, random) and own >= random, winning, level)

@@ -9,7 +9,7 @@ from typing import Any
 from vqseg.files import new_file
 from vqseg.simulation.summary import REFERENCE
 
-__all__ = ["CURVES_FILE", "TABLE_FILE", "table", "write_report"]
+__all__ = ["CURVES_FILE", "TABLE_FILE", "draw_curves", "table", "wins_table", "write_report"]
 
 TABLE_FILE = "table.md"
 CURVES_FILE = "curves.png"
@@ -32,9 +32,9 @@ _COLUMNS = (
 def write_report(summary: Mapping[str, Any], folder: Path) -> None:
     """Write `table.md` and `curves.png`."""
     with new_file(folder / TABLE_FILE) as temporary:
-        temporary.write_text("\n".join(table(summary)) + "\n", encoding="utf-8")
-    with new_file(folder / CURVES_FILE) as temporary:
-        _draw(summary, temporary)
+        lines = [*table(summary), "", *wins_table(summary)]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw_curves(summary, folder / CURVES_FILE)
 
 
 def table(summary: Mapping[str, Any]) -> list[str]:
@@ -57,10 +57,24 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"| {' | '.join(cells)} |")
     full = _spread(summary["all_masks"])
-    return [*lines, "", f"{summary['seeds']} seeds; with all masks of the pool the Dice is {full}."]
+    lines += ["", f"{summary['seeds']} seeds; with all masks of the pool the Dice is {full}."]
+    lines += [f"Seed {seed} is left out: {reason}" for seed, reason in summary["left_out"].items()]
+    return lines
 
 
-def _draw(summary: Mapping[str, Any], path: Path) -> None:
+def wins_table(summary: Mapping[str, Any]) -> list[str]:
+    """Who beats whom: a paired test over seeds of the areas, after Holm over the other arms of a line."""
+    arms = summary["arms"]
+    numbers = range(1, len(arms) + 1)
+    lines = ["Which arm (line) has a larger area than which (column) beyond the noise over seeds:", ""]
+    lines += [f"| | {' | '.join(map(str, numbers))} |", "|---" * (len(arms) + 1) + "|"]
+    for number, (name, arm) in zip(numbers, arms.items(), strict=True):
+        cells = ["x" if other in arm["beats"] else "" for other in arms]
+        lines.append(f"| {number} {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw_curves(summary: Mapping[str, Any], path: Path) -> None:
     """One small panel an arm, with the reference behind it: of twenty curves in one nobody tells any apart."""
     import matplotlib as mpl
 
@@ -86,7 +100,8 @@ def _draw(summary: Mapping[str, Any], path: Path) -> None:
         panel.grid(alpha=0.3)
     figure.supxlabel(f"labelled studies (grey: {REFERENCE}; dotted: all masks)")
     figure.supylabel("Dice, 95 % interval over seeds")
-    figure.savefig(path, dpi=110, format="png")
+    with new_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
 
 

@@ -71,6 +71,7 @@ class Learner:
     """Trains on a labelled set, always from the same initialisation and for the same number of steps.
 
     Args: `config` planned; `method` of training; `pool` and `validation` cases by id; `folder` where rounds are kept.
+    `identity` changes with settings, method, studies and code: rounds of two cannot be compared.
     """
 
     def __init__(
@@ -85,18 +86,17 @@ class Learner:
         self.config, self.method, self.pool, self.validation = config, method, pool, validation
         self.device, self.folder = device, folder
         self.structures = tuple(config.data.labels)
-        self._identity = {
-            "settings": config.model_dump(mode="json", exclude={"active", "tracking"}),
-            "method": method,
-            "studies": [[case.identity for case in part.values()] for part in (pool, validation)],
-            # Other arithmetic makes other models, which must not be compared with these.
-            "arithmetic": [_CODE, device.type, has_fast_bfloat16(device), torch.__version__],
-        }
+        settings = config.model_dump(mode="json", exclude={"active", "tracking"})
+        studies = [[case.identity for case in part.values()] for part in (pool, validation)]
+        self.identity = _hash([settings, method, studies, _CODE])
+        # Other arithmetic makes other models, which must not be compared with these; sums depend on the threads, too.
+        threads = torch.get_num_threads() if device.type == "cpu" else 0
+        self._arithmetic = [device.type, has_fast_bfloat16(device), threads, torch.__version__]
 
     def round(self, labelled: Iterable[str], seed: int, look: Look | None = None) -> Round:
         """The round of a labelled set; with a `look` at the pool, without one nothing but the scores."""
         ids = sorted(labelled)
-        key = hashlib.sha256(repr([self._identity, ids, seed, look]).encode()).hexdigest()[:24]
+        key = _hash([self.identity, self._arithmetic, ids, seed, look])
         self.folder.mkdir(parents=True, exist_ok=True)
         # Two processes that come to the same labelled set train on it once.
         with filelock.FileLock(self.folder / f"{key}.lock"):
@@ -148,6 +148,10 @@ class Learner:
         trainer.run(lambda done: None)
         assert isinstance(trainer.teacher, VQSeg), "a simulation needs a network with a codebook"
         return trainer.teacher, config
+
+
+def _hash(values: list[object]) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:24]
 
 
 def _write(path: Path, made: Round) -> None:

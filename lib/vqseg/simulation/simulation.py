@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from vqseg.data.plan import plan
 from vqseg.data.reading import read_grid
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
-from vqseg.errors import ConfigError
+from vqseg.errors import ConfigError, TrainingError
 from vqseg.files import write_json
 from vqseg.simulation.arms import make_arm
 from vqseg.simulation.cases import load_cases
@@ -76,9 +77,10 @@ def simulate(
 ) -> dict[str, Any]:
     """Replay every arm with every seed, `jobs` at a time; return the summary.
 
-    With every seed a model is also trained on all masks of the pool. What was done before is read from disk. Writes
+    With every seed a model is also trained on all masks of the pool. What was done before is read from disk. A seed in
+    which a training diverged is left out for all arms, which are compared seed by seed, and named. Writes
     `simulation.json` (every step), `summary.json`, `table.md` and `curves.png` to `out`. Raises `ConfigError`,
-    `DataError`, `ImageError` or `LabelError`.
+    `DataError`, `ImageError` or `LabelError`, and `TrainingError` when no seed is left.
     """
     for name in arms:
         make_arm(name)
@@ -90,6 +92,11 @@ def simulate(
         done[task] = outcome
         message = f"{task.arm or 'all masks'}, seed {task.seed}"
         on_progress({"step": len(done), "total_steps": len(tasks), "message": message})
+    failed = {task: outcome for task, outcome in done.items() if isinstance(outcome, _Diverged)}
+    left_out = {str(task.seed): f"{task.arm or 'all masks'}: {outcome.reason}" for task, outcome in failed.items()}
+    tasks = [task for task in tasks if str(task.seed) not in left_out]
+    if not tasks:
+        raise TrainingError(f"with every seed a training diverged, such as {next(iter(left_out.values()))}")
     result = {
         "method": simulation.method,
         "protocol": asdict(simulation.protocol),
@@ -98,6 +105,7 @@ def simulate(
         "validation": sorted(study.id for study in simulation.validation),
         "replays": [{"arm": task.arm, "seed": task.seed, "steps": done[task]} for task in tasks if task.arm],
         "all_masks": [{"seed": task.seed, "scores": done[task]} for task in tasks if not task.arm],
+        "left_out": left_out,
         "pool_voxels": sum(case.foreground_voxels for case in learner.pool.values()),
     }
     write_json(simulation.out / RESULT_FILE, result)
@@ -108,6 +116,13 @@ def simulate(
 
 
 @dataclass(frozen=True)
+class _Diverged:
+    """What comes of a task in which a training diverged."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class _Task:
     """A replay, or without an `arm` the training on all masks."""
 
@@ -115,10 +130,13 @@ class _Task:
     arm: str | None
 
     def do(self, learner: Learner, protocol: Protocol) -> Any:
-        """Values for JSON: the steps of the replay, or the scores."""
-        if self.arm is None:
-            return learner.round(learner.pool, self.seed).scores
-        return [asdict(step) for step in replay(make_arm(self.arm), self.seed, protocol, learner)]
+        """Values for JSON, the steps of the replay or the scores; or why there are none."""
+        try:
+            if self.arm is None:
+                return learner.round(learner.pool, self.seed).scores
+            return [asdict(step) for step in replay(make_arm(self.arm), self.seed, protocol, learner)]
+        except TrainingError as error:
+            return _Diverged(str(error))
 
 
 def _outcomes(
@@ -149,8 +167,17 @@ _loaded: tuple[Simulation, Learner] | None = None
 def _load(simulation: Simulation, jobs: int) -> None:
     """Once in every process."""
     global _loaded
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
     _loaded = (simulation, simulation.learner())
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its processes, which would train on for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(task: _Task) -> Any:

@@ -29,15 +29,16 @@ def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full
     """FG-Eff, the gamma in y(x) = y_full - (y_full - y_0) exp(-gamma (x - x_0)) that fits best.
 
     `shares` x of the pool's foreground voxels that are annotated, `values` y of the score, `full` the score with all
-    masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score. None where
-    it cannot be told: all masks are no better than the few at the start, or the curve reaches what all masks give.
+    masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score. Values above
+    `full` count like others: a curve that reaches it early must not come out worse than one that never does. None where
+    it cannot be told, for all masks are no better than the few at the start.
     """
     x, y = (np.asarray(part, np.float64) for part in (shares, values))
 
     def curve(x: Floats, gamma: float) -> Floats:
         return full - (full - y[0]) * np.exp(-gamma * (x - x[0]))
 
-    if full <= y[0] or full <= y.max():
+    if full <= y[0]:
         return None
     return float(curve_fit(curve, x, y, p0=[1.0], bounds=(-_FASTEST, _FASTEST))[0][0])
 

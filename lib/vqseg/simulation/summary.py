@@ -70,15 +70,13 @@ def summarize(result: Mapping[str, Any]) -> dict[str, Any]:
             "foreground_efficiency": foreground_efficiency(shares, list(map(mean, curve)), full),
             "agreement_at_start": _mean_of_known(steps[0]["agreement"] for steps in seeds),
             "agreement": _mean_of_known(step["agreement"] for steps in seeds for step in steps),
-            "seconds": {
-                part: mean(step["seconds"][part] for steps in seeds for step in steps)
-                for part in ("train", "score", "look", "choose")
-            },
+            "seconds": _seconds(seeds),
         }
     some = next(iter(by_arm.values()))
     return {
         "seeds": len(some),
         "budgets": [len(step["labelled"]) for step in some[0]],
+        "left_out": result["left_out"],
         "all_masks": _spread([one["scores"]["dice"] for one in result["all_masks"]]),
         "arms": dict(sorted(arms.items(), key=lambda item: -item[1]["area"]["mean"])),
     }
@@ -90,6 +88,15 @@ def _by_arm(result: Mapping[str, Any]) -> dict[str, list[Steps]]:
     for replay in sorted(result["replays"], key=lambda replay: replay["seed"]):
         by_arm.setdefault(replay["arm"], []).append(replay["steps"])
     return by_arm
+
+
+def _seconds(seeds: Sequence[Steps]) -> dict[str, float]:
+    """Mean seconds of each part of a round; at the last one nothing is looked at or chosen any more."""
+    rounds = [step["seconds"] for steps in seeds for step in steps]
+    choices = [step["seconds"] for steps in seeds for step in steps[:-1]]
+    return {part: mean(one[part] for one in rounds) for part in ("train", "score")} | {
+        part: mean(one[part] for one in choices) for part in ("look", "choose")
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -173,7 +173,7 @@ def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
 
 
 def test_only_strategies_by_codes_need_a_codebook() -> None:
-    needing = {name for name in STRATEGIES if STRATEGIES[name].needs_codebook()}
+    needing = {name for name in STRATEGIES if make_strategy(name).needs_codebook()}
     assert needing == {name for name in STRATEGIES if name.startswith("codebook_")} | {"perturbation"}
 
 
@@ -247,10 +247,13 @@ def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> Non
     studies |= {f"r{n}": signals(entropy=(0.01, 0.1 + n / 100)) for n in range(5)}
     late, early = (Pool.of(studies, structures=STRUCTURES, progress=progress) for progress in (1.0, 0.0))
     for seed in range(10):
-        first, second, third, fourth = (one.id for one in rank("clasp_pe", late, picks=4, seed=seed)[:4])
-        assert {first[0], second[0]} == {third[0], fourth[0]} == {"l", "r"}
-    turns = [one.reason for one in rank("clasp_pe", late, picks=2)[:2]]
-    assert sorted(("left" in reason, "right" in reason) for reason in turns) == [(False, True), (True, False)]
+        first, second, third, fourth, fifth = (one.id for one in rank("clasp_pe", late, picks=5, seed=seed)[:5])
+        assert {first[0], second[0]} == {fourth[0], fifth[0]} == {"l", "r"}
+        # Every third pick is made for the mean, which is the larger on this side.
+        assert third[0] == "l"
+    turns = [one.reason for one in rank("clasp_pe", late, picks=3)[:3]]
+    assert sorted(("left" in reason, "right" in reason) for reason in turns[:2]) == [(False, True), (True, False)]
+    assert "all structures together" in turns[2]
     best = {f"{side}{n}" for side in "lr" for n in (3, 4)}
 
     def exploited(pool: Pool) -> int:
@@ -288,6 +291,11 @@ def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group(
     # A lonely study is no group to learn from, as long as one of many is missing.
     pool = Pool.of(grid(), [*labelled, signals(features=[100.0, 0, 0])], structures=STRUCTURES)
     assert order("typical", pool)[0] in {"a1", "a2"}
+    # A few outliers come behind a group that is labelled already.
+    many = {f"m{n}": signals(features=[n / 10, 0, 0]) for n in range(6)}
+    few = {f"few{n}": signals(features=[50 + n / 10, 0, 0]) for n in range(5)}
+    pool = Pool.of(many | few, [signals(features=[0.25, 0, 0])], structures=STRUCTURES)
+    assert order("typical", pool)[0] in many
     # Once one of the group is taken, the next is not its neighbour.
     places = {"a": 0, "b": 50, "c": 90}
     apart = {f"{group}{n}": signals(features=[at + n / 10, 0, 0]) for group, at in places.items() for n in range(4)}
@@ -356,6 +364,38 @@ def test_the_best_of_many_batches_is_better_than_a_random_one() -> None:
 
     assert worth(1) == pytest.approx(0.475, abs=0.05)
     assert worth(50) > worth(1) + 0.2
+
+
+@pytest.mark.parametrize("base", ["codebook_rarity", "codebook_balanced", "perturbation", "coreset"])
+def test_the_best_batch_of_one_is_the_best_study_of_its_base(base: str) -> None:
+    pool = Pool.of({f"s{n}": some_signals(n) for n in range(6)}, [some_signals(9)], structures=STRUCTURES)
+    given = {"batches_of": base, "batches": 300, "balanced_power": 1e9}
+    assert rank("stochastic_batches", pool, **given)[0].id == rank(base, pool, **given)[0].id
+    active = Active(**given)
+    assert make_strategy("stochastic_batches", active).needs == make_strategy(base, active).needs
+
+
+def test_what_cannot_be_scored_is_never_in_the_best_batch() -> None:
+    """The codes of one study are rarer in the pool than in the labels: its score is negative."""
+    void = signals(foreground_usage=np.zeros(CODES))
+    studies = {"a": void, "b": signals((9, 0, 0, 0, 0, 0)), "c": signals((0, 9, 0, 0, 0, 0))}
+    pool = Pool.of(studies, [signals((90, 9, 0, 0, 0, 0))], structures=STRUCTURES)
+    ranked = rank("stochastic_batches", pool, picks=2, batches_of="codebook_rarity")
+    assert [one.id for one in ranked] == ["c", "b", "a"]
+    assert ranked[1].score < 0
+
+
+@pytest.mark.parametrize("base", ["stochastic_batches", "disagreement", "magic"])
+def test_batches_of_no_score_are_refused(base: str) -> None:
+    with pytest.raises(ConfigError, match=r"active\.batches_of") as caught:
+        make_strategy("stochastic_batches", Active(batches_of=base))
+    assert all(name in str(caught.value) for name in STRATEGIES if name != "stochastic_batches")
+
+
+def test_disagreement_is_told_with_the_number_of_codes_it_was_drawn_from() -> None:
+    told = Pool.of({"a": signals()}, structures=STRUCTURES, replacement_codes=15.94)
+    assert "(effective number of replacement codes: 15.9)" in rank("perturbation", told)[0].reason
+    assert "replacement" not in rank("predictive_entropy", told)[0].reason
 
 
 def test_unknown_strategy_lists_the_known_ones() -> None:

@@ -59,7 +59,7 @@ def test_no_less_than_what_is_measured(case: str) -> None:
         [sys.executable, "-W", "ignore", "-c", MEASURE, *arguments],
         env={"PYTHONPATH": f"{ROOT / 'lib'}:{ROOT / 'tests' / 'unit'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

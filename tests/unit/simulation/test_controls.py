@@ -14,7 +14,7 @@ from vqseg.active.strategy import Strategy
 from vqseg.config import Active
 from vqseg.errors import ConfigError
 from vqseg.inference.signals import StudySignals
-from vqseg.simulation.arms import ORACLE, Knowledge, arm_names, make_arm
+from vqseg.simulation.arms import ORACLE, Knowledge, arm_names, control_names, make_arm
 from vqseg.simulation.codebooks import CODEBOOKS
 from vqseg.simulation.controls import RandomByLength, Reversed, Shuffled
 
@@ -51,6 +51,22 @@ def test_every_arm_picks_different_studies_and_the_same_ones_again(name: str) ->
     assert choice.ids == arm.choose(pool(), Active(), KNOWN, 3).ids
     assert choice.agreement is None or -1 <= choice.agreement <= 1
     assert arm.look(Active()).codebook in CODEBOOKS
+
+
+@pytest.mark.parametrize("default", STRATEGIES)
+def test_whatever_strategy_is_the_default_has_controls_that_can_be_made(default: str) -> None:
+    names = arm_names(default)
+    assert [make_arm(name).name for name in names] == names
+    assert set(control_names(default)) | {ORACLE} <= set(names)
+    assert not [name for name in arm_names(None) if ":" in name]
+
+
+def test_the_pool_is_looked_at_with_draws_for_whoever_needs_them() -> None:
+    settings = Active(draws=5)
+    assert make_arm("perturbation").look(settings).draws == make_arm("reversed:perturbation").look(settings).draws == 5
+    assert make_arm("stochastic_batches").look(settings).draws == 0
+    assert make_arm("stochastic_batches").look(Active(draws=5, batches_of="perturbation")).draws == 5
+    assert make_arm(ORACLE).look(settings).draws == 0
 
 
 def test_all_strategies_and_controls_are_arms() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from builders import LABELS, tiny_config, write_studies
@@ -25,6 +29,15 @@ from vqseg.simulation.rounds import Learner, Look, _read
 from vqseg.simulation.simulation import RESULT_FILE, SUMMARY_FILE, Simulation, simulate
 
 PROTOCOL = Protocol(start=1, rounds=2, picks=1)
+SETTINGS = [
+    "--set=data.patch_size=[8,8,8]",
+    "--set=data.spacing=[2,2,2]",
+    "--set=model.channels=[4,8]",
+    "--set=model.codebook_size=16",
+    "--set=model.code_dim=4",
+    "--set=train.steps=2",
+    "--set=active.draws=2",
+]
 ARMS = ["uniform", "codebook_rarity", "perturbation", "k_means:codebook_rarity", "oracle"]
 
 
@@ -256,20 +269,55 @@ def test_the_error_of_a_process_is_told_in_its_own_words(studies: list[Study], t
         simulate(broken, ["uniform"], [0], jobs=2)
 
 
+def test_a_seed_in_which_a_training_diverges_is_left_out_for_all_arms(
+    studies: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other seeds are as if it had not been tried; one arm without it would be compared with other seeds."""
+    arms = ["uniform", "codebook_rarity"]
+    simulate(simulation(studies, tmp_path / "without"), arms, [0])
+    make = Learner._make
+
+    def diverging(self: Learner, ids: list[str], seed: int, look: Look | None) -> Any:
+        if seed == 1 and len(ids) == PROTOCOL.budgets[-1]:
+            raise TrainingError("the loss is not finite")
+        return make(self, ids, seed, look)
+
+    monkeypatch.setattr(Learner, "_make", diverging)
+    summary = simulate(simulation(studies, tmp_path / "with"), arms, [0, 1])
+    assert summary["seeds"] == 1
+    assert summary["left_out"] == {"1": "codebook_rarity: the loss is not finite"}
+    assert "Seed 1 is left out" in (tmp_path / "with" / TABLE_FILE).read_text(encoding="utf-8")
+    found, expected = result_of(tmp_path / "with"), result_of(tmp_path / "without")
+    assert found.pop("left_out") != expected.pop("left_out")
+    assert found == expected
+
+
+def test_processes_end_with_a_parent_that_is_killed(studies: list[Study], tmp_path: Path) -> None:
+    images = studies[0].image.parent
+    command = [sys.executable, "-m", "vqseg", "simulate", "--images", images, "--labels", images.parent / "labels"]
+    command += ["--out", tmp_path / "out", "--jobs", "2", "--start", "1", "--rounds", "1", "--picks", "1", *SETTINGS]
+    command += ["--set=train.steps=1000000", "--arms", "uniform"]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        workers: list[psutil.Process] = []
+        end = time.monotonic() + 120
+        while time.monotonic() < end and len(workers) < 2:
+            children = psutil.Process(parent.pid).children()
+            workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+            time.sleep(0.2)
+        assert len(workers) == 2
+        # They have begun once a round is locked.
+        while time.monotonic() < end and not list((tmp_path / "out" / "rounds").glob("*.lock")):
+            time.sleep(0.2)
+        parent.kill()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+    for one in alive:
+        one.kill()
+    assert alive == []
+
+
 def run(*arguments: object) -> Any:
     torch.manual_seed(0)
     return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
-
-
-SETTINGS = [
-    "--set=data.patch_size=[8,8,8]",
-    "--set=data.spacing=[2,2,2]",
-    "--set=model.channels=[4,8]",
-    "--set=model.codebook_size=16",
-    "--set=model.code_dim=4",
-    "--set=train.steps=2",
-    "--set=active.draws=2",
-]
 
 
 def test_the_command_line_splits_the_studies_itself(studies: list[Study], tmp_path: Path) -> None:

@@ -45,7 +45,19 @@ def test_foreground_efficiency_is_the_rate_at_which_a_curve_saturates(rate: floa
     assert found == pytest.approx(rate, rel=1e-3)
 
 
-@pytest.mark.parametrize(("values", "full"), [([0.5, 0.6, 0.7], 0.5), ([0.5, 0.6, 0.7], 0.7), ([0.5, 0.4, 0.3], 0.45)])
+def test_a_curve_that_reaches_what_all_masks_give_is_the_most_efficient() -> None:
+    shares = [0.1, 0.2, 0.3, 0.4]
+    short, reached, above = (
+        foreground_efficiency(shares, values, 0.8)
+        for values in ([0.5, 0.6, 0.65, 0.7], [0.5, 0.7, 0.79, 0.8], [0.5, 0.75, 0.81, 0.82])
+    )
+    assert short is not None
+    assert reached is not None
+    assert above is not None
+    assert short < reached < above
+
+
+@pytest.mark.parametrize(("values", "full"), [([0.5, 0.6, 0.7], 0.5), ([0.5, 0.4, 0.3], 0.45)])
 def test_foreground_efficiency_is_not_told_where_all_masks_are_no_better(values: list[float], full: float) -> None:
     assert foreground_efficiency([0.1, 0.2, 0.3], values, full) is None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vqseg.simulation.claim import RIVALS, judge
-from vqseg.simulation.report import table
+from vqseg.simulation.report import table, wins_table
 from vqseg.simulation.summary import areas_by_arm, summarize
 
 SEEDS, ROUNDS = 6, 5
@@ -41,6 +41,7 @@ def result(gains: dict[str, float], share: dict[str, float] | None = None) -> di
         "protocol": {"start": 3, "rounds": ROUNDS, "picks": 3},
         "replays": replays[::-1],
         "pool_voxels": 20_000,
+        "left_out": {},
         "all_masks": [{"seed": seed, "scores": {"dice": 0.85 + shared[seed]}} for seed in range(SEEDS)],
     }
 
@@ -56,6 +57,9 @@ def test_the_best_arm_stands_first_and_the_noise_of_the_seed_is_shared() -> None
     assert new["against_uniform"]["better"]
     assert new["against_uniform"]["difference"] == pytest.approx(0.05, abs=0.005)
     assert set(new["beats"]) == {*RIVALS, CONTROL}
+    crosses = [line for line in wins_table(summary) if line[2:3].isdigit()]
+    wins = {line.split(" | ")[0].split()[-1]: line.count(" x ") for line in crosses}
+    assert wins == {arm: len(told["beats"]) for arm, told in summary["arms"].items()}
     assert summary["arms"]["uniform"]["against_uniform"] is None
     assert CONTROL in summary["arms"]["uniform"]["beats"]
     # Between arms that do not differ nothing is told.
@@ -67,7 +71,7 @@ def test_costs_are_those_of_the_last_round_and_times_are_means() -> None:
     arm = summarize(result(GOOD))["arms"]["new"]
     assert arm["slices"] == 180
     assert arm["foreground_share"] == pytest.approx(1800 / 20_000)
-    assert arm["seconds"] == {"train": 2.0, "score": 1.0, "look": 3.0, "choose": pytest.approx(0.25 * 5 / 6)}
+    assert arm["seconds"] == {"train": 2.0, "score": 1.0, "look": 3.0, "choose": 0.25}
     assert arm["agreement"] == arm["agreement_at_start"] == 0.5
 
 
