@@ -56,6 +56,14 @@ def test_no_gap_is_claimed_before_all_masks_were_trained_on(tmp_path: Path) -> N
     assert "| acdc | 3 | vqseg | 2 | 0.7000 \u00b1 0.1414 |" in text
 
 
+def test_a_method_that_lacks_seeds_stands_below_the_table(tmp_path: Path) -> None:
+    rows = [row("cutmix", "few", 3, dice, seed=seed) for seed, dice in enumerate((0.6, 0.8))]
+    table, _, below = report([*rows, row("vqseg", "few", 3, 0.9, seed=1)], tmp_path).partition("Not whole yet")
+    assert "| cutmix | 2 | 0.7000 ± 0.1414 |" in table
+    assert "vqseg" not in table
+    assert "| acdc | 3 | vqseg | 1 | 0.9000 | cutmix 0.8000 |" in below
+
+
 def test_one_row_alone_is_reported(tmp_path: Path) -> None:
     assert "| acdc | 3 | supervised | 1 | 0.5000 |" in report([row("supervised", "few", 3, 0.5)], tmp_path)
 

@@ -1,13 +1,22 @@
-"""The pool that scripts/benchmark_selection makes harder."""
+"""scripts/benchmark_selection: the pool that it makes harder, and seeds that are made one after another."""
 
 from __future__ import annotations
 
 import json
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from builders import stored, write_studies
+import pytest
+from builders import stored, tiny_config, write_studies
+
+from vqseg.errors import TrainingError
+from vqseg.files import read_json
+from vqseg.simulation.arms import arm_names
+from vqseg.simulation.replay import Protocol
+from vqseg.simulation.simulation import RESULT_FILE, Simulation, simulate
+from vqseg.simulation.summary import summarize
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_selection"
 
@@ -47,3 +56,103 @@ def test_every_way_to_degrade_changes_an_image_and_keeps_its_shape() -> None:
         assert np.corrcoef(result.ravel(), image.ravel())[0, 1] < 0.99
     inverted = results[0]
     assert np.corrcoef(inverted.ravel(), image.ravel())[0, 1] < -0.99
+
+
+def without_seconds(summary: dict[str, Any]) -> dict[str, Any]:
+    for arm in summary["arms"].values():
+        del arm["seconds"]
+    return summary
+
+
+def test_seeds_made_one_by_one_say_what_they_say_together_and_are_not_made_again(tmp_path: Path) -> None:
+    studies = write_studies(tmp_path / "data", 5)
+    config = tiny_config({"train.steps": 1, "active.draws": 2})
+
+    def simulation(folder: Path) -> Simulation:
+        return Simulation(studies[:4], studies[4:], config, "vqseg", Protocol(1, 2, 1), folder, "cpu")
+
+    script = runpy.run_path(str(SCRIPT))
+    kept, arms = tmp_path / "kept.json", arm_names(script["DEFAULT"])
+    for seed in (0, 1):
+        script["make_seed"](simulation(tmp_path / "rounds"), kept, seed, arms, 1)
+    both = simulation(tmp_path / "rounds")
+    simulate(both, arms, (0, 1))
+    stored = read_json(kept) or {}
+    result = read_json(both.out / RESULT_FILE) or {}
+    assert set(stored["seeds"]) == {"0", "1"}
+    assert without_seconds(stored["summary"]) == without_seconds(summarize(result))
+    assert kept.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    # Elsewhere, where no round is at hand, nothing is trained.
+    before = kept.read_bytes()
+    script["make_seed"](simulation(tmp_path / "elsewhere"), kept, 0, arms, 1)
+    assert kept.read_bytes() == before
+    assert not (tmp_path / "elsewhere" / "rounds").exists()
+    assert "The rule is" in stored["claim"]
+
+
+def test_seeds_of_other_settings_arms_or_protocol_are_not_taken_for_these(tmp_path: Path) -> None:
+    studies = write_studies(tmp_path / "data", 5)
+    identity_of = runpy.run_path(str(SCRIPT))["identity_of"]
+
+    def identity(arms: list[str], rounds: int = 2, **settings: Any) -> str:
+        config = tiny_config({"train.steps": 1} | settings)
+        run = Simulation(studies[:4], studies[4:], config, "vqseg", Protocol(1, rounds, 1), tmp_path / "out", "cpu")
+        return str(identity_of(run, arms))
+
+    same = identity(["uniform"])
+    assert identity(["uniform"]) == same
+    others = [identity(["uniform", "length"]), identity(["uniform"], rounds=1)]
+    others += [identity(["uniform"], **sets) for sets in ({"active.balanced_power": 9.0}, {"train.steps": 2})]
+    assert same not in others
+
+
+def test_what_chooses_the_default_and_what_shows_it_have_no_seed_and_no_validation_study_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    studies = [study.id for study in write_studies(tmp_path / "hippocampus", 25)]
+    split = {"labels": {"left": 1, "right": 2}, "train": studies[:20], "val": studies[20:]}
+    (tmp_path / "hippocampus" / "splits.json").write_text(json.dumps(split), encoding="utf-8")
+    monkeypatch.setitem(script["simulation"].__globals__, "DATA", tmp_path)
+    for trained in script["TRAINED"]:
+        chosen = set(script["seeds_of"](script["DEVELOPMENT"], trained))
+        assert all(chosen.isdisjoint(script["seeds_of"](pool, trained)) for pool in script["HELD_OUT"])
+        pools = ("hippocampus", "hippocampus_degraded")
+        parts = [[s.id for s in script["simulation"](p, trained, tmp_path / "work", "cpu").validation] for p in pools]
+        assert sorted(parts[0] + parts[1]) == studies[20:]
+
+
+def test_nothing_is_claimed_before_all_seeds_are_made_with_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    monkeypatch.setitem(script["held_out_verdict"].__globals__, "REFERENCE", tmp_path)
+    trained = "semi-supervised"
+
+    def verdict(default: str, left_out: int = 0, *, holds: bool = True) -> str:
+        for pool in script["HELD_OUT"]:
+            seeds = {str(seed): {} for seed in script["seeds_of"](pool, trained)[left_out:]}
+            kept = {"seeds": seeds, "default": default, "holds": holds}
+            (tmp_path / f"selection_{pool}_{trained}.json").write_text(json.dumps(kept), encoding="utf-8")
+        return str(script["held_out_verdict"]())
+
+    assert "nothing is claimed" in script["held_out_verdict"]()
+    assert "nothing is claimed" in verdict(script["DEFAULT"], 1)
+    assert "nothing is claimed" in verdict("another")
+    assert verdict(script["DEFAULT"]).endswith(": met.")
+    assert verdict(script["DEFAULT"], holds=False).endswith(": not met.")
+
+
+def test_a_seed_that_diverges_is_named_and_counts_for_no_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies = write_studies(tmp_path / "data", 5)
+    run = Simulation(studies[:4], studies[4:], tiny_config({}), "vqseg", Protocol(1, 2, 1), tmp_path / "rounds", "cpu")
+    script = runpy.run_path(str(SCRIPT))
+
+    def diverges(*ignored: object) -> None:
+        raise TrainingError("the loss is not finite")
+
+    monkeypatch.setitem(script["make_seed"].__globals__, "simulate", diverges)
+    script["make_seed"](run, tmp_path / "kept.json", 3, ["uniform"], 1)
+    stored = read_json(tmp_path / "kept.json") or {}
+    assert stored["seeds"]["3"]["left_out"] == {"3": "the loss is not finite"}
+    assert "summary" not in stored
