@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.accounts import Accounts, accounts_of
 from lib.audit import AuditLog
+from lib.background_tasks import end_failed_tasks
 from lib.batch import OneByOne
 from lib.checksums import Checksums
 from lib.cold_start import ColdStart, cold_strategy
@@ -25,7 +26,7 @@ from lib.gate import guard
 from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_events import Changes
-from lib.live_model import LiveModel
+from lib.live_model import LiveModel, identity_of
 from lib.memory_guard import MemoryGuard
 from lib.metrics import Metrics, ServerState
 from lib.model_versions import ModelVersions
@@ -42,13 +43,17 @@ from lib.routes import install
 from lib.score_cache import ScoreCache
 from lib.scoring import VQSegScoring
 from lib.scoring_progress import read_progress
-from lib.scoring_queue import queue_scoring, score_every_version
+from lib.scoring_queue import queue_scoring, score_every_change
 from lib.selection import Selector
+from lib.sessions import NamedSessions
+from lib.sources import image_file
 from lib.strategies import SERVED, NextStudy, default_strategy
+from lib.temporary_files import own_folder
 from lib.training import VQSegTraining
-from lib.upload_limits import UploadLimits
+from lib.upload_limits import UploadLimits, limit_forms
 from lib.watching import watch_requests
 from lib.work_queue import WorkQueue
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
@@ -59,8 +64,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
+from vqseg.active.batches import StochasticBatches
+from vqseg.active.strategies import make_strategy
 from vqseg.config import Config
-from vqseg.errors import VQSegError
+from vqseg.errors import DataError, VQSegError
 
 logger = logging.getLogger(__name__)
 NAME = "vqseg"
@@ -71,6 +78,8 @@ class VQSegApp(MONAILabelApp):
         show_errors_in_words()
         set_switches()
         try:
+            if not is_child():
+                own_folder()  # at once, not when the first file comes: it removes what killed processes left
             self._prepare(app_dir, studies, conf)
             super().__init__(
                 app_dir,
@@ -82,6 +91,9 @@ class VQSegApp(MONAILabelApp):
             )
         except VQSegError as error:
             stop_in_words(error)
+        except OSError as error:
+            place = error.filename or "a file"
+            stop_in_words(DataError(f"{place}: {error.strerror}; the server reads and writes there: mend that first"))
 
     def _prepare(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.options = read_options(conf)
@@ -96,14 +108,17 @@ class VQSegApp(MONAILabelApp):
         self.scoring_folder = self.run / "scoring"
         self.cache = ScoreCache(self.scoring_folder, config.active.tokens)
         self.cold_start = ColdStart(self.live, self.run / "cold_start", config, self.options.device)
-        self.selector = Selector(config.active, self.live, self.cold_start, self.cache)
+        self.memory = MemoryGuard(self.options.infer_memory_gib)
+        self.selector = Selector(config.active, self.live, self.cold_start, self.cache, self.memory)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
         self.proposals = Proposals(None if is_child() else self.run / "proposals.jsonl")
         self.model_versions = ModelVersions(self.live, Checksums(self.scoring_folder / "checksums"))
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
         self.audit = AuditLog(self.run)
-        self.memory = MemoryGuard(self.options.infer_memory_gib)
         self.inferences = WorkQueue("inference", self.options.infer_waiting, self.options.infer_seconds)
+        # In a line of their own, for one that a slow PACS keeps must keep no inference from its turn; and no shorter
+        # than that one, so that nobody is refused here who would have a place there.
+        self.checks = WorkQueue("check", self.options.infer_waiting, self.options.infer_seconds, running=4)
         self.metrics.inferences_waiting.set_function(self.inferences.length)
         self.selections = WorkQueue("selection", self.options.infer_waiting, self.options.infer_seconds)
         self.pictures = WorkQueue("picture", self.options.infer_waiting, self.options.infer_seconds)
@@ -112,6 +127,7 @@ class VQSegApp(MONAILabelApp):
         self.active = config.active
         default_strategy(self.active.strategy)
         cold_strategy(self.active.cold_strategy)
+        make_strategy(StochasticBatches.name, self.active)  # which checks active.batches_of
 
     def current_labels(self) -> dict[str, int]:
         """Empty while nothing is known, and while a PACS that would know does not answer."""
@@ -123,7 +139,9 @@ class VQSegApp(MONAILabelApp):
 
     def init_datastore(self) -> Datastore:
         if self.studies.startswith(("http://", "https://")):
-            return PACSStudies(PACS(self.studies), self.run / "pacs", self.options.pacs_cache_gb * 1e9, self.label_set)
+            pacs = PACS(self.studies, self.options.infer_seconds)
+            largest = self.options.pacs_cache_gb * 1e9
+            return PACSStudies(pacs, self.run / "pacs", largest, self.label_set, self.memory)
         return StudiesFolder(self.studies, self.label_set)
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -133,18 +151,23 @@ class VQSegApp(MONAILabelApp):
         return {NAME: VQSegTraining(self.run, self.options, self.current_labels)}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        return {NAME: VQSegScoring(self.cold_start, self.cache, self.active, self.scoring_folder)}
+        return {NAME: VQSegScoring(self.cold_start, self.cache, self.memory, self.active, self.scoring_folder)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         # OHIF always asks for `random`, whatever its user chose.
         names = {"random": self.active.strategy, **{name: name for name in SERVED}}
         return {
-            shown: NextStudy(name, self.selector, self.live, self.reservations, self.options.score_seconds)
+            shown: NextStudy(name, self.selector, self.live, self.memory, self.reservations, self.options.score_seconds)
             for shown, name in names.items()
         }
 
     def init_batch_infer(self) -> BatchInferTask:
         return OneByOne()
+
+    def _load_sessions(self, load: bool = False) -> NamedSessions | None:
+        if not load:
+            return None
+        return NamedSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
     def info(self) -> dict[str, Any]:
         # OHIF's panel crashes when the labels are no list.
@@ -155,7 +178,7 @@ class VQSegApp(MONAILabelApp):
         self.check_model(request["model"], request.get("model_version"))
         datastore = datastore or self.datastore()
         image, upload = request["image"], image_is_file.get()
-        path = image if upload else datastore.get_image_uri(self.check_image(image))
+        path = image if upload else str(image_file(datastore, self.check_image(image), self.cache))
         with self.metrics.inference():
             file, params = self._infers[request["model"]]({**request, "image": path, "keep_signals": not upload})
         if not upload:
@@ -195,6 +218,14 @@ class VQSegApp(MONAILabelApp):
         except VQSegError as error:
             logger.warning("scores are not read yet: %s", error)
 
+    def _to_be_scored(self) -> Hashable | None:
+        """Changes with the model that compares studies, which may have to be learnt first, and with the studies."""
+        version = self.cold_start.comparing().version()
+        studies = self.datastore().images_state()
+        if not studies or (version is None and not self.cold_start.is_missing()):
+            return None
+        return (version and identity_of(version), studies)
+
     def check_model(self, model: str, version: str | None = None) -> Config:
         """Settings of the model that would answer. Another version than the live one is not loaded for it."""
         if model not in self._infers:
@@ -220,14 +251,17 @@ class VQSegApp(MONAILabelApp):
             self._trainers[model].check_free()
 
     def on_init_complete(self) -> None:
+        end_failed_tasks()
         super().on_init_complete()
         if server := sys.modules.get("monailabel.app"):
-            watch_requests(server.app, self.metrics, self.audit)
+            limit_forms(server.app)
             install(server.app, self.options.upload_gib)
             guard(server.app, self.accounts, self.options)
+            # Last, so that it stands in front of the gate and sees whom that refuses.
+            watch_requests(server.app, self.metrics, self.audit)
             # A child that trains or scores has no queue of its own.
-            watch = (lambda: self.cold_start.comparing().version(), lambda: self.async_scoring(NAME))
-            threading.Thread(target=score_every_version, args=watch, name="scoring", daemon=True).start()
+            watch = (self._to_be_scored, lambda: self.async_scoring(NAME))
+            threading.Thread(target=score_every_change, args=watch, name="scoring", daemon=True).start()
         threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
     def _warm_up(self) -> None:
@@ -236,7 +270,5 @@ class VQSegApp(MONAILabelApp):
             self.current_labels()
             if self.live.version() is not None:
                 self.live.predictor()
-            elif "monailabel.app" in sys.modules and self.cold_start.is_missing() and self.datastore().list_images():
-                self.async_scoring(NAME)
         except VQSegError as error:
             logger.warning("warm-up: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from servers import APP, ROOT, TINY, Server, launcher, python_module, serve
-from watched_servers import WatchedServer, publish, serve_watched
+from watched_servers import QUICK, WatchedServer, publish, serve_watched
 
 from vqseg.data.phantom import Grid, draw_anatomy, render
 
@@ -95,6 +96,12 @@ def tiny_studies(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def studies_in() -> Callable[[Path], Path]:
+    """Makes studies in a folder for a server that a test's own module starts."""
+    return lambda folder: make_studies(folder, count=5)
+
+
+@pytest.fixture(scope="session")
 def unusable() -> dict[str, str]:
     """Image id -> a part of the reason, of the images among the studies of `trained`."""
     return dict(UNUSABLE)
@@ -124,6 +131,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         stats = server.wait(lambda stats: stats["state"] in ("done", "failed"))
         assert stats["state"] == "done", (stats, server.get("/train/").text)
         yield server
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
+    """A server with a model of random weights that takes archives, with all it keeps in one folder, for whoever means
+    harm: its scoring has ended, so that nothing there changes but by requests."""
+    folder = tmp_path_factory.mktemp("target")
+    publish(folder / "run", LABELS, QUICK)
+    studies = make_studies(folder / "studies", count=5)
+    variables = {"MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
+    conf = {**TINY, "open_routes": "archives", "upload_unpacked_gib": "0.1"}
+    with serve(python_module(), str(APP), studies, folder, folder, conf, variables=variables) as server:
+        server.infer("case_04").raise_for_status()  # what is loaded once is loaded now
+        end = time.monotonic() + 600
+        while server.get("/scoring/", all=True).text.count('"DONE"') == 0 and time.monotonic() < end:
+            time.sleep(0.5)
+        yield WatchedServer(**vars(server))
 
 
 UNUSABLE = {

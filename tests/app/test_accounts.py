@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,14 @@ import numpy as np
 import pytest
 import requests
 from builders import write_nifti
+from expected_roles import ANYONE, LEAST_ROLES
+from prometheus_client.parser import text_string_to_metric_families
 from realm import Provider, running_realm
 from servers import APP, ROOT, TINY, Server, python_module, serve
 
 from vqseg.tokens import ROLES, AccountFile
 
 VOXELS = np.arange(16**3).reshape(16, 16, 16)
-# Each with its reason in access.RULES.
-OPEN = {
-    ("GET", "/auth/"),
-    ("POST", "/auth/token"),
-    ("GET", "/vqseg/health/live"),
-    ("GET", "/vqseg/health/ready"),
-}
 ENDLESS = "/vqseg/events"
 
 
@@ -105,32 +101,37 @@ def test_the_walk_sees_the_whole_application(hospital: Hospital) -> None:
 
 def test_no_route_answers_without_a_token(hospital: Hospital) -> None:
     answered = {
-        (method, route["path"])
+        f"{method} {route['path']}"
         for method, path, route in walk(hospital)
         if ask(hospital.server, method, path).status_code != 401
     }
-    assert answered == OPEN
+    assert answered == {route for route, least in LEAST_ROLES.items() if least == ANYONE}
 
 
-def test_every_route_refuses_each_role_below_its_own(hospital: Hospital, app_module: Any) -> None:
-    access, checked = app_module("access"), 0
+def test_every_route_has_the_role_that_is_written_down(hospital: Hospital, app_module: Any) -> None:
+    rule_for = app_module("access").rule_for
+    ruled = {f"{method} {route['path']}": rule_for(scope_of(method, path)) for method, path, route in walk(hospital)}
+    assert {route: rule and rule.least for route, rule in ruled.items()} == LEAST_ROLES
+
+
+def test_every_route_refuses_each_role_below_its_own(hospital: Hospital) -> None:
+    checked = 0
     for method, path, route in walk(hospital):
-        rule = access.rule_for(scope_of(method, path))
-        if rule.least != access.ANYONE:
-            for role in ROLES[: ROLES.index(rule.least)]:
+        least = LEAST_ROLES[f"{method} {route['path']}"]
+        if least != ANYONE:
+            for role in ROLES[: ROLES.index(least)]:
                 answer = ask(hospital.used_as(role), method, path)
                 assert answer.status_code == 403, (method, route["path"], role)
-                assert answer.json()["detail"] == f"some.{role} is {role}; this needs {rule.least}"
+                assert answer.json()["detail"] == f"some.{role} is {role}; this needs {least}"
                 checked += 1
     assert checked > 30
 
 
-def test_every_route_lets_its_own_role_and_higher_ones_read(hospital: Hospital, app_module: Any) -> None:
-    access = app_module("access")
+def test_every_route_lets_its_own_role_and_higher_ones_read(hospital: Hospital) -> None:
     for method, path, route in walk(hospital):
-        rule = access.rule_for(scope_of(method, path))
-        if method == "GET" and rule.least != access.ANYONE:
-            for role in ROLES[ROLES.index(rule.least) :]:
+        least = LEAST_ROLES[f"{method} {route['path']}"]
+        if method == "GET" and least != ANYONE:
+            for role in ROLES[ROLES.index(least) :]:
                 answer = ask(hospital.used_as(role), method, path)
                 assert answer.status_code not in (401, 403), (route["path"], role, answer.text)
 
@@ -323,3 +324,48 @@ def test_no_token_of_ours_is_told_to_the_identity_provider(hospital: Hospital) -
     form = {"username": "rita", "password": hospital.tokens["user"]}
     assert requests.post(f"{hospital.server.url}/auth/token", data=form, timeout=60).status_code == 401
     assert len(hospital.provider.asked) == before
+
+
+def test_who_is_refused_is_noted_with_the_study_in_the_address(hospital: Hospital) -> None:
+    log = hospital.server.run / "audit.jsonl"
+    assert ask(hospital.used_as("user"), "POST", "/vqseg/labels/case/0007/restore?image=decoy").status_code == 403
+    line = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+    assert (line["user"], line["image"], line["version"], line["status"]) == ("some.user", "case", "0007", 403)
+
+
+def test_who_is_refused_is_counted_and_stands_in_the_audit_log(hospital: Hospital) -> None:
+    secret, log = "vqseg_nobody-knows-this", hospital.server.run / "audit.jsonl"
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+
+    def counted() -> float:
+        text = hospital.used_as("admin").get("/vqseg/metrics").text
+        counts = {
+            (sample.labels["method"], sample.labels["route"], sample.labels["status"]): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "vqseg_request_seconds_count"
+        }
+        return counts.get(("DELETE", "/datastore/label", "4xx"), 0.0)
+
+    before, count = lines(), counted()
+    target, header = "/datastore/label?id=case&tag=final", {"Authorization": f"Bearer {secret}"}
+    for _ in range(5):
+        assert ask(hospital.server, "DELETE", target, **header).status_code == 401
+    assert ask(hospital.server, "DELETE", f"{target}&token={secret}").status_code == 401
+    assert ask(hospital.used_as("user"), "DELETE", target).status_code == 403
+    told = [(line["user"], line["status"]) for line in lines()[len(before) :]]
+    route = {"client": "127.0.0.1", "method": "DELETE", "route": "/datastore/label", "image": "case"}
+    assert all(line.items() >= route.items() for line in lines()[len(before) :] if line["status"] in (401, 403))
+    # Whoever has no account cannot fill the log; one who has is named each time.
+    assert [one for one in told if one[1] == 401] in ([(None, 401)], [])  # none: another test was refused there
+    assert (None, 401) in [(line["user"], line["status"]) for line in lines() if line["route"] == "/datastore/label"]
+    assert told[-1] == ("some.user", 403)
+    end = time.monotonic() + 10
+    while counted() < count + 7:  # each request is, when its answer was sent
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert secret not in log.read_text(encoding="utf-8")
+    assert secret not in (hospital.server.run.parent / "server.log").read_text(encoding="utf-8")
+    assert secret not in hospital.used_as("admin").get("/vqseg/metrics").text

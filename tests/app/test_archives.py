@@ -6,6 +6,7 @@ import gzip
 import io
 import random
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,98 @@ def test_links_and_devices_are_refused(unpack: Any, tmp_path: Path, kind: bytes)
     archive = tarred(tmp_path / "a.tar", {"a": b""}, kind)
     with pytest.raises(ConfigError, match="link or a device"):
         unpack(archive, tmp_path / "out", 1)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def polyglot(path: Path) -> Path:
+    """A tar with a way out and a link, and a harmless zip behind it, which is what a look at the content finds."""
+    with tarfile.open(path, "w") as archive:
+        out, link = tarfile.TarInfo("../evil"), tarfile.TarInfo("link")
+        out.size, link.type, link.linkname = 4, tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(out, io.BytesIO(b"evil"))
+        archive.addfile(link)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("a.dcm", b"first")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip", "a.tar.gz", "a.dcm", "a"])
+def test_what_was_looked_at_is_what_is_unpacked(unpack: Any, tmp_path: Path, name: str) -> None:
+    archive = polyglot(tmp_path / name)
+    unpack(archive, tmp_path / "out", 1)
+    assert set(tmp_path.rglob("*")) == {archive, tmp_path / "out", tmp_path / "out" / "a.dcm"}
+    assert not (tmp_path / "out" / "a.dcm").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["sitecustomize.py", "a/b.PYC", "a/__init__.so", "x.pth"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_are_refused(unpack: Any, tmp_path: Path, kind: str, name: str) -> None:
+    archive = KINDS[kind](tmp_path / kind, {"a.dcm": b"1", name: b"raise SystemExit"})
+    with pytest.raises(ConfigError, match="is a program"):
+        unpack(archive, tmp_path / "out", 1)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def _header(name: str, kind: bytes, content: bytes) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, len(content)
+    return member.tobuf() + content + bytes(-len(content) % 512)
+
+
+def _pax(key: str, count: int) -> bytes:
+    end = f" {key}={'a' * count}\n"
+    length = len(end) + 1
+    while len(str(length)) + len(end) != length:
+        length = len(str(length)) + len(end)
+    return f"{length}{end}".encode()
+
+
+def _sparse(blocks: int) -> bytes:
+    """A file with a map of its holes that goes on and on."""
+    first = bytearray(_header("holes", tarfile.GNUTYPE_SPARSE, b""))
+    first[482] = 1  # the map goes on in the next block
+    first[148:156] = f"{sum(first[:148]) + 8 * 32 + sum(first[156:512]):06o}\0 ".encode()
+    part = b"%011o\0%011o\0" % (1, 1)
+    return bytes(first) + (part * 21 + b"\1" + bytes(7)) * blocks
+
+
+HEADER_BOMBS = {
+    "one long header": lambda: _header("x", tarfile.XHDTYPE, _pax("comment", 200_000_000)),
+    "one long name": lambda: _header("x", tarfile.GNUTYPE_LONGNAME, b"a" * 200_000_000),
+    "many headers for all": lambda: b"".join(
+        _header("x", tarfile.XGLTYPE, _pax(f"key{number}", 900_000)) for number in range(200)
+    ),
+    "many holes": lambda: _sparse(40_000),
+    "many files": lambda: b"".join(_header(f"{number}", tarfile.REGTYPE, b"") for number in range(40_000)),
+    "headers of headers": lambda: _header("x", tarfile.XHDTYPE, _pax("comment", 9)) * 10_000,
+}
+
+
+@pytest.mark.parametrize("bomb", HEADER_BOMBS)
+def test_what_names_its_files_at_great_length_is_refused_early(unpack: Any, tmp_path: Path, bomb: str) -> None:
+    """20 to 200 MB of headers in a few hundred kilobytes."""
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(gzip.compress(HEADER_BOMBS[bomb]() + _header("a", tarfile.REGTYPE, b""), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(VQSegError) as refused:
+            unpack(archive, tmp_path / "out", 1)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    assert len(str(refused.value)) < 500
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_zip_of_very_many_files_is_refused_early(unpack: Any, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {f"a{number:099d}": b"" for number in range(30_000)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(VQSegError, match="names and sizes"):
+            unpack(archive, tmp_path / "out", 1)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
     assert list(tmp_path.iterdir()) == [archive]
 
 

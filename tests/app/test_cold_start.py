@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,17 @@ def test_the_first_trained_model_takes_its_place(place: Any) -> None:
     reply = place.next("predictive_entropy")
     assert reply["strategy_used"] == "predictive_entropy"
     assert "note" not in reply
+
+
+def test_it_leaves_the_memory_once_a_training_has_published(place: Any) -> None:
+    """By `comparing` alone, which the server asks all the time."""
+    place.score()
+    loaded = weakref.ref(place.cold_start.comparing().predictor())
+    assert loaded() is not None
+    place.publish()
+    assert place.cold_start.comparing() is place.live
+    gc.collect()
+    assert loaded() is None
 
 
 def test_a_model_that_is_published_meanwhile_ends_the_learning(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:

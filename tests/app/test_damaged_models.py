@@ -62,3 +62,13 @@ def test_without_any_whole_version_the_reason_is_given(workplace: Workplace) -> 
         flip_bit(files_of(workplace, version)[0], 5000)
     with pytest.raises(ModelError, match="every published model is damaged"):
         served(workplace.live)
+
+
+def test_with_a_damaged_pointer_the_newest_whole_version_serves_and_the_log_says_so(
+    workplace: Workplace, app_module: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (workplace.run / "models" / "live.json").write_bytes(bytes(60))
+    assert served(workplace.live) == "0002"
+    assert "live.json is damaged" in caplog.text
+    flip_bit(files_of(workplace, "0002")[0], 5000)
+    assert served(app_module("live_model").LiveModel(workplace.run, "cpu")) == "0001"

@@ -1,32 +1,27 @@
 """The commands of README.md and docs/: each is checked, run, or stands in `UNCHECKED` with the reason.
 
-`vqseg ...` is parsed by the real command line, with its settings, method and strategy; what getting-started shows of it
-is run. `curl ...` is sent to a running server where a reader is meant to type it along. Python is executed.
+Here `vqseg ...` is parsed by the real command line, with its settings, method and strategy, in the prose as well. What
+is run: `vqseg` and Python in test_documented_runs.py, `curl` in test_documented_requests.py, `scripts/serve` in
+test_serve_script.py, and whatever stands in `docs/how-to/back_up.md` in test_back_up.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import re
-from collections.abc import Iterator
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
-import nibabel as nib
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from curl import read_curl
-from documentation import Block, blocks
-from servers import ROOT, TINY, Server
-from watched_servers import publish
+from documentation import Block, blocks, inline_code
+from servers import ROOT
 
 from vqseg.active.strategies import make_strategy
 from vqseg.cli import main
 from vqseg.config import load_config
-from vqseg.data.phantom import Grid, draw_anatomy, render
 from vqseg.errors import VQSegError
 from vqseg.training.methods import check_method
 
@@ -35,23 +30,11 @@ UNCHECKED = {
     "export": "the settings of an identity provider, which tests/app/test_oidc.py sets",
     "monailabel": "how most tests of tests/app start their server",
     ".": "activates an environment",
-    "tar": "no command of this project",
     "tensorboard": "a page of another program, which tests/unit/training/test_tracking.py reads the files for",
     "mlflow": "a page of another program, as tensorboard",
     "scripts/setup_environment": "makes the environment in which the tests run",
 }
-GRID = Grid((30, 24, 16), (11.0, 11.0, 15.0))
-LABELS = {"lung": 1, "tumour": 2}
-# What makes a training one of seconds.
-SETTINGS = {key: value for key, value in TINY.items() if "." in key and key != "train.steps"}
-STEPS = "4"
-README, STARTED = ROOT / "README.md", ROOT / "docs" / "getting-started"
-WALK = STARTED / "command_line.md"
-OF_THE_WALK = [block for block in blocks("bash", "python") if block.page == WALK]
-
-
-def typed_along(block: Block) -> bool:
-    return block.page == README or block.page.parent == STARTED
+BACK_UP = ROOT / "docs" / "how-to" / "back_up.md"
 
 
 def of_language(language: str, found: Any = lambda block: True) -> Any:
@@ -62,15 +45,6 @@ def has(*programs: str) -> Any:
     return lambda block: any(words[0] in programs for words in block.commands())
 
 
-def write_phantom(path: Path, seed: int, mask: Path | None = None) -> None:
-    rng = np.random.default_rng(seed)
-    image, true = render(draw_anatomy(rng), GRID, rng)
-    for place, voxels in ((path, image), (mask, true)):
-        if place is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(voxels, GRID.affine), place)
-
-
 # --- every block ---
 
 
@@ -79,7 +53,7 @@ def test_every_command_is_of_a_kind_that_is_checked(block: Block) -> None:
     for words in block.commands():
         script = words[1] if words[0] == ".venv/bin/python" else words[0]
         known = script in ("vqseg", "curl", *UNCHECKED) or script.startswith("scripts/")
-        assert known, f"{block}: {' '.join(words)}: check it, or say in UNCHECKED why not"
+        assert known or block.page == BACK_UP, f"{block}: {' '.join(words)}: check it, or say in UNCHECKED why not"
 
 
 def test_no_reason_stands_for_nothing() -> None:
@@ -90,19 +64,53 @@ def test_no_reason_stands_for_nothing() -> None:
 # --- scripts ---
 
 
-@of_language("bash", has("scripts/serve", "scripts/test", ".venv/bin/python"))
+@of_language("bash", has("scripts/serve", "scripts/test", ".venv/bin/python", "monailabel"))
 def test_scripts_have_the_options_that_are_shown(block: Block, app_module: Any) -> None:
     for words in block.commands():
         words = words[1:] if words[0] == ".venv/bin/python" else words
+        if words[0] in ("scripts/serve", "monailabel"):
+            app_module("options").read_options(conf_of(words))
         if not words[0].startswith("scripts/") or words[0] in UNCHECKED:
             continue
         source = (ROOT / words[0]).read_text(encoding="utf-8")
-        if words[0] == "scripts/serve":
-            app_module("options").read_options(conf_of(words))
+        if "python" in source.partition("\n")[0]:
+            read_arguments(block, words)
+            continue
         if words[0] == "scripts/test":  # its arguments are pytest's
             source += "-m"
         missing = [word for word in words if word.startswith("-") and word.split("=")[0] not in source]
         assert missing == [], f"{block}: {words[0]} has no {missing}"
+
+
+class ParsedError(Exception):
+    """The arguments of a script were taken."""
+
+
+def read_arguments(block: Block | str, words: list[str]) -> None:
+    """Run a script as far as its own parser."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def and_no_further(parser: argparse.ArgumentParser, *given: Any) -> None:
+        parse(parser, *given)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", and_no_further)
+        patch.setattr(sys, "argv", [str(ROOT / words[0]), *words[1:]])
+        patch.setattr(sys, "path", [*sys.path])  # scripts add to it
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except ParsedError:
+            return
+        except SystemExit:
+            pass
+    pytest.fail(f"{block}: {' '.join(words)} is not what the script takes")
+
+
+@pytest.mark.parametrize("line", ["scripts/benchmark_load --minute", "scripts/benchmark_step --rounds many"])
+def test_a_line_that_a_script_does_not_take_is_found(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(pytest.fail.Exception):
+        read_arguments("here", line.split())
 
 
 def conf_of(words: list[str]) -> dict[str, str]:
@@ -158,109 +166,50 @@ def check(words: list[str]) -> None:
     given = command.make_context(context.info_name, list(words), context.parent).params
     settings = dict(pair.split("=", 1) for pair in given.get("overrides", ()))
     config = load_config(given.get("source"), settings)
-    if "method" in given:
+    if given.get("method"):
         check_method(given["method"], config)
     if "strategy" in given:
         make_strategy(given["strategy"])
 
 
-# --- what is typed along ---
+# --- vqseg in the prose ---
 
 
-@pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Runs the page of the command line from start to end: what went wrong, by block."""
-    folder = tmp_path_factory.mktemp("walk")
-    studies, reference = folder / "demo" / "studies", folder / "demo" / "reference"
-    for number in range(1, 13):  # the page's own, but small: what is there is not drawn again
-        name = f"phantom_{number:02d}.nii.gz"
-        write_phantom(studies / name, number, reference / name)
-        if number <= 3:
-            (studies / "labels" / "final").mkdir(parents=True, exist_ok=True)
-            (studies / "labels" / "final" / name).write_bytes((reference / name).read_bytes())
-    wrong = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for block in OF_THE_WALK:
-            try:
-                if block.language == "python":
-                    run_python(block)
-                for words in block.commands() if block.language == "bash" else ():
-                    if words[0] == "vqseg":
-                        run(words[1:])
-            except Exception as error:
-                wrong[str(block)] = repr(error)
-    return wrong
+def check_mention(code: str) -> None:
+    """A name of a command or an option may stand without what else is needed; what is to be done may not."""
+    words, command = code.split()[1:], main
+    while isinstance(command, click.Group) and words:
+        _, command, words = command.resolve_command(click.Context(command), words)
+    options = {flag: one for one in command.params if isinstance(one, click.Option) for flag in one.opts}
+    if unknown := [word for word in words if word.startswith("-") and word not in options]:
+        raise click.UsageError(f"no such option: {unknown}")
+    with_one_before = itertools.pairwise(["", *words])
+    values = {word for before, word in with_one_before if before in options and not options[before].is_flag}
+    if [word for word in words if not word.startswith("-") and word not in values]:
+        check(code.split()[1:])
 
 
-def run(words: list[str]) -> None:
-    more: list[str] = []
-    if words[0] in ("train", "pretrain"):
-        more = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-        more += ["--steps", STEPS]
-    result = CliRunner().invoke(main, [*words, *more])
-    if result.exit_code:
-        raise RuntimeError(f"vqseg {' '.join(words)}: {result.output or result.exception!r}")
-
-
-@pytest.mark.parametrize("block", OF_THE_WALK, ids=str)
-def test_the_page_of_the_command_line_runs_from_start_to_end(block: Block, walked: dict[str, str]) -> None:
-    assert str(block) not in walked, walked[str(block)]
-
-
-@of_language("python", lambda block: block.page != WALK)
-def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_phantom(tmp_path / "image.nii.gz", 0)
-    publish(tmp_path / "RUN", LABELS, {"data.spacing": [12, 12, 15]})
-    run_python(block)
-    mask, image = (nib.load(tmp_path / name) for name in ("mask.nii.gz", "image.nii.gz"))
-    assert mask.shape == image.shape
-    assert np.allclose(mask.affine, image.affine)
-
-
-def run_python(block: Block) -> None:
-    # Lines of the page, so that a failure names them.
-    exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), {"__name__": "documentation"})
-
-
-# --- curl ---
-
-
-@pytest.fixture(scope="module")
-def running(watch: Any) -> Iterator[Server]:
-    with watch({"data.spacing": [12, 12, 15]}, TINY) as server:
-        yield server
-
-
-@pytest.fixture
-def answering(running: Server) -> Iterator[Server]:
-    """A server with a model, on which nothing is trained: a block begins a training of its own."""
-    yield running
-    running.delete("/train/")
-    running.wait(lambda _: running.get("/train/", check_if_running=True).status_code == 404)
-
-
-@of_language("bash", lambda block: has("curl")(block) and typed_along(block))
-def test_curl_lines_are_answered(
-    block: Block, answering: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("page", "code"), inline_code("vqseg [a-z]"), ids=lambda part: getattr(part, "name", part))
+def test_the_command_line_takes_what_the_prose_names(
+    page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    def address(url: str) -> str:
-        path = re.sub(r"\bphantom_04\b|(?<=image=)ID\b", "case_04", url.partition(urlsplit(url).netloc)[2])
-        return f"{answering.url}{path}"
-
-    for words in block.commands():
-        if words[0] == "curl":
-            answer = read_curl(words[1:]).send(address)
-            assert answer.ok, f"{block}: {' '.join(words)}: {answer.status_code} {answer.text[:500]}"
+    try:
+        check_mention(code)
+    except (click.ClickException, VQSegError) as error:
+        pytest.fail(f"{page}: `{code}`: {error}")
 
 
-@of_language("bash", lambda block: has("curl")(block) and not typed_along(block))
-def test_other_curl_lines_are_about_a_route(block: Block, app_module: Any) -> None:
-    for words in block.commands():
-        if words[0] == "curl":
-            line = read_curl(words[1:])
-            scope = {"type": "http", "method": line.method, "path": line.path, "query_string": b"", "headers": []}
-            assert app_module("access").rule_for(scope) is not None, f"{block}: {' '.join(words)}"
+@pytest.mark.parametrize(
+    "code",
+    ["vqseg models rollback", "vqseg retrain", "vqseg train --step", "vqseg token change", "vqseg token add anna"],
+)
+def test_a_wrong_mention_is_found(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((click.ClickException, VQSegError)):
+        check_mention(code)
+
+
+@pytest.mark.parametrize("code", ["vqseg token add", "vqseg train --out", "vqseg simulate --jobs N", "vqseg doctor"])
+def test_a_mention_may_leave_out_what_is_not_its_point(code: str) -> None:
+    check_mention(code)

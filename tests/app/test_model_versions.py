@@ -281,7 +281,7 @@ def test_studies_are_compared_by_the_live_version_alone(workplace: Workplace, tm
         Path(file).unlink()
     identity_of = workplace.module("live_model").identity_of
     of = {
-        version.name: workplace.cache.signals(identity_of(version), image)
+        version.name: workplace.cache.signals(identity_of(version), workplace.cache.checksums.of(image))
         for version in workplace.live.store.versions()
     }
     assert [name for name, signals in of.items() if signals is not None] == ["0004"]

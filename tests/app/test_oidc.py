@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import jwt
@@ -56,10 +58,11 @@ def ago(seconds: float) -> int:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"exp": ago(60)},
+        # Seconds from now, so that a test has the same name whenever it is collected.
+        {"exp": -60},
         {"exp": None},
-        {"nbf": ago(-3600)},
-        {"iat": ago(-3600)},
+        {"nbf": 3600},
+        {"iat": 3600},
         {"aud": "account"},
         {"aud": None},
         {"aud": [f"{CLIENT}-other"]},
@@ -74,7 +77,18 @@ def ago(seconds: float) -> int:
 )
 def test_a_token_for_others_or_out_of_date_is_refused(realm: Any, provider: Provider, changes: dict[str, Any]) -> None:
     assert realm.identity(provider.token()) is not None
-    assert realm.identity(provider.token(**changes)) is None
+    claims = {name: ago(-value) if isinstance(value, int) else value for name, value in changes.items()}
+    assert realm.identity(provider.token(**claims)) is None
+
+
+def test_a_token_that_has_expired_stays_so_when_the_clock_is_set_back(
+    realm: Any, provider: Provider, app_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = provider.token()
+    assert realm.identity(token) is not None
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    monkeypatch.setattr(app_module("oidc"), "latest_now", lambda: later)
+    assert realm.identity(token) is None
 
 
 def part(content: Any) -> str:
@@ -186,6 +200,21 @@ def test_a_password_is_exchanged_for_a_token(realm: Any, provider: Provider) -> 
     assert realm.identity(answer["access_token"]).username == "rita"
     assert realm.exchange("rita", "wrong") is None
     assert realm.exchange("nobody", provider.passwords["rita"]) is None
+
+
+def test_with_a_provider_alone_no_browser_asks_for_a_token(app_module: Any, realm: Any) -> None:
+    """As docs/how-to/accounts.md says: it could not send what the provider wants."""
+    accounts, options = app_module("accounts").Accounts(None, realm), app_module("options").Options({})
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/vqseg/", "query_string": b"", "headers": []}
+    asyncio.run(app_module("gate").Gate(None, accounts=accounts, options=options)(scope, None, send))
+    assert sent[0]["status"] == 401
+    challenges = [value for name, value in sent[0]["headers"] if name == b"www-authenticate"]
+    assert [value.split()[0] for value in challenges] == [b"Bearer"]
 
 
 def test_tokens_for_nobody_in_particular_are_never_taken(make_realm: Any) -> None:

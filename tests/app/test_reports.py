@@ -39,7 +39,7 @@ def test_nothing_else_is_opened(trained: Any) -> None:
 
 
 def test_the_dashboard_is_given_what_it_links_to(trained: Any) -> None:
-    page, script = trained.get("/vqseg/").text, trained.get("/vqseg/dashboard/training.js").text
+    page, script = trained.get("/vqseg/").text, trained.get("/vqseg/dashboard/curves.js").text
     for link in ("last-report", "report"):
         assert re.search(rf'<a id="{link}"[^>]* hidden>', page)
         assert f"element('{link}')" in script

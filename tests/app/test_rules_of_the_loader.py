@@ -82,13 +82,14 @@ def test_missing_operators_are_declared_once(app_module: Any) -> None:
     ("conf", "words"),
     [
         (["train.stepz", "3"], "unknown option 'train.stepz'; known options: labels, preset, device"),
+        (["active.batches_of", "magic"], "active.batches_of: batches cannot be chosen by 'magic'; they can by: code"),
         (["active.strategy", "magic"], "active.strategy: the server has no strategy 'magic'; it has: codebook_entropy"),
     ],
 )
 def test_wrong_option_stops_the_start_in_words(tmp_path: Path, conf: list[str], words: str) -> None:
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(tmp_path)]
     command += ["--host", "127.0.0.1", "--port", "0", "--conf", *conf]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert ended.returncode == 2
     assert f"vqseg: {words}" in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr

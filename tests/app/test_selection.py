@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from workplaces import RAMP, Workplace, noise
 
-from vqseg.active.strategies import REVIEWS, STRATEGIES
+from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.data.reading import read_image
 from vqseg.errors import ModelError
 
@@ -47,6 +47,27 @@ def test_every_strategy_is_served_and_says_why(five: Any, name: str) -> None:
     assert len(reply["parts"]) <= 3
     assert isinstance(reply["score"], float)
     assert "note" not in reply
+
+
+def test_disagreement_is_told_with_the_codes_it_was_drawn_from(five: Any) -> None:
+    network = five.live.predictor().network
+    strength = network.qpm.strength(network.quantizer.codebook()).replacement_codes
+    for reason in (five.next("perturbation")["reason"], five.page("perturbation")["studies"][0]["reason"]):
+        assert f"replacement codes: {strength:.1f})" in reason
+
+
+def test_batches_are_chosen_by_the_score_that_was_set(place: Any, app_module: Any) -> None:
+    place.add(a=noise(0), b=RAMP, c=noise(1))
+    place.publish()
+    by_draws = Workplace(place.folder.parent, app_module, batches_of="perturbation")
+    by_draws.score(strategy="stochastic_batches")
+    page = by_draws.page("stochastic_batches")
+    assert (page["strategy_used"], page["scored"], page["missing"]) == ("stochastic_batches", 3, 0)
+    scores = {study["id"]: study["score"] for study in by_draws.page("perturbation")["studies"]}
+    assert {study["id"]: study["score"] for study in page["studies"]} == pytest.approx(scores)
+    by_rarity = Workplace(place.folder.parent, app_module, batches_of="codebook_rarity")
+    place.publish(**{"model.quantized": False})
+    assert "no codebook" in by_rarity.page("stochastic_batches")["note"]
 
 
 def test_scores_stay_when_the_server_starts_again(five: Any, app_module: Any) -> None:
@@ -84,11 +105,12 @@ def test_uniform_gives_a_client_its_own_study_again(place: Any) -> None:
 
 def test_a_model_without_a_codebook_is_asked_for_what_it_has(five: Any) -> None:
     five.publish(**{"model.quantized": False})
-    for name, strategy in STRATEGIES.items():
+    for name in STRATEGIES:
         reply = five.next(name)
-        served = name if not strategy.needs_codebook() else "uniform"
+        needs_codebook = make_strategy(name).needs_codebook()
+        served = name if not needs_codebook else "uniform"
         assert reply["strategy_used"] == served
-        assert ("no codebook" in reply.get("note", "")) == strategy.needs_codebook()
+        assert ("no codebook" in reply.get("note", "")) == needs_codebook
 
 
 def test_nothing_left_is_an_empty_reply(place: Any) -> None:
@@ -112,7 +134,8 @@ def test_an_empty_pool(place: Any, name: str) -> None:
 def test_a_pool_of_one(place: Any, name: str) -> None:
     place.add(only=noise(0))
     place.publish()
-    assert place.next(name)["id"] == "only"
+    reply = place.next(name)
+    assert (reply["id"], reply["strategy_used"]) == ("only", name)
 
 
 def test_equal_studies_are_offered_by_id(place: Any) -> None:
@@ -291,6 +314,39 @@ def test_nothing_in_memory_hides_that_a_study_is_another_now(five: Any) -> None:
     assert after["a"] == after["b"] == before["b"] != before["a"]
 
 
+def test_an_inference_keeps_nothing_of_an_image_that_is_another_by_its_end(five: Any) -> None:
+    image = five.folder / "a.nii.gz"
+    guard = five.module("memory_guard").MemoryGuard()
+    task = five.module("inference").VQSegInference(five.live, five.cache, guard, dict)
+    predict = five.live.predict
+
+    def replace_then_predict(*arguments: Any, **options: Any) -> Any:
+        shutil.copy(five.folder / "b.nii.gz", image)
+        return predict(*arguments, **options)
+
+    def infer() -> None:
+        Path(task({"image": str(image), "keep_signals": True})[0]).unlink()
+
+    five.live.predict = replace_then_predict
+    infer()
+    assert five.page("codebook_entropy")["scored"] == 0
+    five.live.predict = predict
+    infer()
+    assert five.page("codebook_entropy")["scored"] == 1
+    five.score()
+    scores = {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
+    assert scores["a"] == scores["b"]
+
+
+def test_a_scoring_forgets_the_checksums_of_images_that_are_gone(five: Any) -> None:
+    five.score()
+    sums = five.run / "scoring" / "checksums"
+    before = len(list(sums.iterdir()))
+    five.datastore.remove_image("a")
+    five.score()
+    assert len(list(sums.iterdir())) == before - 1
+
+
 def test_a_labelled_study_that_cannot_be_read_keeps_no_other_from_being_ranked(five: Any) -> None:
     five.damage("known")
     five.score()
@@ -328,6 +384,37 @@ def test_a_study_too_large_for_the_memory_is_left_out(five: Any) -> None:
     reply = five.next("codebook_rarity")
     assert reply["scored"] == 2
     assert "b (the model cannot look at it" in reply["note"]
+
+
+@pytest.fixture
+def limited(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A place where an image may take so many GiB."""
+    monkeypatch.setattr(app_module("datastore").settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    return lambda gib: Workplace(tmp_path, app_module, memory_gib=gib)
+
+
+@pytest.mark.parametrize("name", ["codebook_rarity", "disagreement"])
+def test_a_study_that_takes_more_memory_than_one_may_is_left_out_by_its_header(limited: Any, name: str) -> None:
+    place, shape = limited(0.25), (150, 150, 100)
+    place.add(a=noise(0), known=noise(1), open=np.zeros(shape), marked=np.zeros(shape))
+    place.label("known", noise(1) > 1)
+    place.label("marked", np.ones(shape))
+    place.publish()
+    large = "marked" if name == "disagreement" else "open"
+    reply = place.next(name)
+    assert reply["id"] in ("a", "known")
+    assert f"{large} ({large}.nii.gz: segmenting it takes" in reply["note"]
+    assert place.score()["scored"] == 1
+    assert "--conf infer_memory_gib allows 0.25" in place.page(name)["left_out"][large]
+
+
+def test_what_is_chosen_by_chance_is_not_read_either_when_it_is_too_large(limited: Any) -> None:
+    place = limited(0.001)
+    place.add(small=noise(0), large=np.zeros((64, 64, 64)))
+    place.reservations = place.module("reservations").Reservations(0)  # else the first choice is kept
+    replies = [place.next("uniform") for _ in range(20)]
+    assert {reply["id"] for reply in replies} == {"small"}
+    assert any("left out: large (large.nii.gz: reading it takes" in reply.get("note", "") for reply in replies)
 
 
 def test_a_page_of_the_ranking_reads_no_image(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:

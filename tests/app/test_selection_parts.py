@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ def test_no_time_means_no_reservation(app_module: Any) -> None:
     assert [held.take_first(["a"], client) for client in ("one", "two")] == ["a", "a"]
 
 
+CONTENT, OTHER = (f"{digit}" * 64 for digit in "12")
+
+
 def signals(seed: int = 0) -> StudySignals:
     draw = np.random.default_rng(seed)
     return StudySignals(draw.integers(0, 9, 20), draw.random(20), draw.random(3), *draw.random((3, 2)))
@@ -62,32 +66,26 @@ def assert_same(one: Any, other: Any) -> None:
 
 def test_signals_belong_to_one_model_and_the_content_of_one_image(app_module: Any, image: Path) -> None:
     cache = cache_in(app_module, image.parent)
-    kept = cache.keep_signals("0001-a", image, signals())
+    kept = cache.keep_signals("0001-a", CONTENT, signals())
     for reader in (cache, cache_in(app_module, image.parent)):
-        assert_same(reader.signals("0001-a", image), kept)
-        assert reader.signals("0002-b", image) is None
-    os.utime(image, ns=(1, 1))
-    assert_same(cache.signals("0001-a", image), kept)
-    copy = image.with_name("copy.nii.gz")
-    copy.write_bytes(image.read_bytes())
-    assert_same(cache.signals("0001-a", copy), kept)
-    image.write_bytes(b"others")
-    assert cache.signals("0001-a", image) is None
+        assert_same(reader.signals("0001-a", CONTENT), kept)
+        assert reader.signals("0002-b", CONTENT) is None
+        assert reader.signals("0001-a", OTHER) is None
 
 
 def test_signals_without_draws_do_not_serve_who_needs_them(app_module: Any, image: Path) -> None:
     cache = cache_in(app_module, image.parent)
-    cache.keep_signals("0001-a", image, signals())
-    assert cache.signals("0001-a", image, draws=4) is None
-    cache_in(app_module, image.parent).keep_signals("0001-a", image, signals(), draws=4)  # another process
-    assert cache.signals("0001-a", image, draws=4).draws == 4
-    assert cache.signals("0001-a", image).draws == 4
-    assert cache.signals("0001-a", image, draws=8) is None
+    cache.keep_signals("0001-a", CONTENT, signals())
+    assert cache.signals("0001-a", CONTENT, draws=4) is None
+    cache_in(app_module, image.parent).keep_signals("0001-a", CONTENT, signals(), draws=4)  # another process
+    assert cache.signals("0001-a", CONTENT, draws=4).draws == 4
+    assert cache.signals("0001-a", CONTENT).draws == 4
+    assert cache.signals("0001-a", CONTENT, draws=8) is None
 
 
 def test_the_entropy_follows_the_setting(app_module: Any, image: Path) -> None:
-    before = cache_in(app_module, image.parent, 16).keep_signals("0001-a", image, signals())
-    after = cache_in(app_module, image.parent, 4).signals("0001-a", image)
+    before = cache_in(app_module, image.parent, 16).keep_signals("0001-a", CONTENT, signals())
+    after = cache_in(app_module, image.parent, 4).signals("0001-a", CONTENT)
     assert (before.tokens, after.tokens) == (16, 4)
     assert after.rarefied_entropy < before.rarefied_entropy
 
@@ -106,17 +104,53 @@ def test_a_checksum_is_worked_out_once(app_module: Any, image: Path, monkeypatch
     assert module.Checksums(image.parent / "sums").of(image) == "0" * 64
 
 
+def test_a_checksum_follows_the_content(app_module: Any, image: Path) -> None:
+    known = app_module("checksums").Checksums(image.parent / "sums")
+    first = known.of(image)
+    os.utime(image, ns=(1, 1))
+    assert known.known(image) is None
+    copy = Path(shutil.copy(image, image.with_name("copy.nii.gz")))
+    assert known.of(image) == known.of(copy) == known.known(image) == first
+    image.write_bytes(b"others")
+    assert known.of(image) != first
+
+
+def test_the_checksum_of_a_series_outlives_its_file(app_module: Any, image: Path) -> None:
+    """Where the PACS still has it, and only for so many slices."""
+    module, folder = app_module("checksums"), image.parent / "sums"
+    known = module.Checksums(folder)
+    assert known.of_series("1.2 16") is None
+    known.keep_series("1.2 16", image)
+    known.keep_series("1.3 16", image)
+    checksum = known.of(image)
+    image.unlink()
+    known.forget_gone({"1.2 16"})
+    again = module.Checksums(folder)
+    assert [again.of_series(name) for name in ("1.2 16", "1.2 17", "1.3 16")] == [checksum, None, None]
+
+
+def test_checksums_of_files_that_are_gone_are_removed(app_module: Any, image: Path) -> None:
+    module, folder = app_module("checksums"), image.parent / "sums"
+    gone, known = Path(shutil.copy(image, image.with_name("gone.nii.gz"))), module.Checksums(folder)
+    kept = known.of(image), known.of(gone)
+    (folder / "damaged.json").write_text("[]", encoding="utf-8")
+    gone.unlink()
+    known.forget_gone()
+    assert len(list(folder.iterdir())) == 1
+    assert module.Checksums(folder).known(image) == kept[0]
+
+
 def test_damaged_and_outdated_signals_are_not_used(app_module: Any, image: Path) -> None:
     cache = cache_in(app_module, image.parent)
-    cache.keep_signals("0001-a", image, signals())
-    cache.keep_label_dice("0001-a", image, image, np.array([0.5, np.nan]))
-    np.testing.assert_array_equal(cache.label_dice("0001-a", image, image), [0.5, np.nan])
+    cache.keep_signals("0001-a", CONTENT, signals())
+    cache.keep_label_dice("0001-a", CONTENT, OTHER, np.array([0.5, np.nan]))
+    np.testing.assert_array_equal(cache.label_dice("0001-a", CONTENT, OTHER), [0.5, np.nan])
     models = image.parent / "scoring" / "models"
     for file in (models / "0001-a").iterdir():
         file.write_bytes(file.read_bytes()[:40])
-    assert cache_in(app_module, image.parent).signals("0001-a", image) is None
-    assert cache.label_dice("0001-a", image, image) is None
-    cache.keep_signals("0002-b", image, signals())
+    assert cache_in(app_module, image.parent).signals("0001-a", CONTENT) is None
+    assert cache.label_dice("0001-a", CONTENT, OTHER) is None
+    cache.keep_signals("0002-b", CONTENT, signals())
     cache.forget_all_but("0002-b")
     assert [folder.name for folder in models.iterdir()] == ["0002-b"]
 
@@ -124,10 +158,10 @@ def test_damaged_and_outdated_signals_are_not_used(app_module: Any, image: Path)
 def test_what_cannot_be_kept_fails_nothing(app_module: Any, image: Path) -> None:
     (image.parent / "scoring").write_bytes(b"a file where the folder should be")
     cache = cache_in(app_module, image.parent)
-    kept = cache.keep_signals("0001-a", image, signals())
-    cache.keep_label_dice("0001-a", image, image, np.zeros(2))
+    kept = cache.keep_signals("0001-a", CONTENT, signals())
+    cache.keep_label_dice("0001-a", CONTENT, OTHER, np.zeros(2))
     cache.forget_all_but("0001-a")
-    assert_same(cache.signals("0001-a", image), kept)
+    assert_same(cache.signals("0001-a", CONTENT), kept)
     progress = app_module("scoring_progress").ScoringProgress(image.parent / "scoring")
     with progress.running():
         pass

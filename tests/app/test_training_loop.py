@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +169,26 @@ def test_two_clients_get_different_studies(trained: Any) -> None:
     assert trained.post("/activelearning/uniform", {"client_id": "client 3"}).json()["id"] not in (first, second)
 
 
+def ended(server: Any, path: str) -> dict[str, Any]:
+    """The latest task, once it has ended."""
+    end = time.monotonic() + 600
+    while (task := server.get(path).json())["status"] in ("SUBMITTED", "RUNNING") and time.monotonic() < end:
+        time.sleep(0.5)
+    return task
+
+
 def test_scoring_is_not_queued_twice(trained: Any) -> None:
     first, second = trained.post("/scoring/vqseg").json(), trained.post("/scoring/").json()["vqseg"]["result"]
     assert first["id"] == second["id"]
-    assert trained.post("/scoring/vqseg", run_sync="true").json()["scored"] >= len(POOL)
+    assert ended(trained, "/scoring/")["status"] == "DONE"
+    assert trained.get("/info/").json()["scoring"]["vqseg"]["done"] >= len(POOL)
 
 
 def test_batch_inference_keeps_masks_as_proposals(trained: Any) -> None:
     before = trained.get("/info/").json()["datastore"]["completed"]
-    reply = trained.post("/batch/infer/vqseg", {"max_batch_size": 2}, images="all", run_sync="true")
+    reply = trained.post("/batch/infer/vqseg", {"max_batch_size": 2}, images="all")
     assert reply.ok, reply.text
+    assert ended(trained, "/batch/infer")["status"] == "DONE"
     objects = trained.get("/datastore/", output="all").json()["objects"]
     kept = [entry["labels"]["original"] for entry in objects.values() if "original" in entry["labels"]]
     names = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]

@@ -43,7 +43,8 @@ def wait_for(reached: Callable[[], bool]) -> None:
 
 
 def audited(server: Any) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (server.run / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = server.run / "audit.jsonl"
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 def test_a_server_without_a_model_is_ready_for_the_first_labels(fresh: Any) -> None:
@@ -131,7 +132,7 @@ def test_the_audit_log_says_who_did_what_to_which_study(trained: Any) -> None:
         ("GET", "/vqseg/labels/{image}/{version}", "case_00", 4),
     ]
     assert told[5][:3] == ("DELETE", "/datastore/label", "case_05")
-    assert {(line["client"], line["time"][-1]) for line in lines} == {("127.0.0.1", "Z")}
+    assert {(line["user"], line["client"], line["time"][-1]) for line in lines} == {(None, "127.0.0.1", "Z")}
     assert CANARY not in json.dumps(lines)
 
 
@@ -162,6 +163,16 @@ def test_a_series_read_slice_by_slice_is_one_access(tmp_path: Path, app_module: 
         path = f"/proxy/dicom/wado/studies/1.2/series/1.2.3/instances/1.2.3.{number}"
         log.note({"method": "GET", "path": path}, "/proxy/dicom/{path:path}", 200)
     log.note({"method": "GET", "path": "/proxy/dicom/qido/studies"}, "/proxy/dicom/{path:path}", 200)
+    log.close()
+    (line,) = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert line["image"] == "1.2.3"
+
+
+@pytest.mark.parametrize("path", ["%73tudies/1.2/series/1.2.3", "studies%2F1.2%2Fseries%2F1.2.3", "%2573tudies/1.2.3"])
+def test_a_series_is_noted_however_its_address_is_encoded(tmp_path: Path, app_module: Any, path: str) -> None:
+    """The server decodes an address once, and the proxy as often as there is something to decode."""
+    log = app_module("audit").AuditLog(tmp_path)
+    log.note({"method": "GET", "path": f"/proxy/dicom/wado/{path}"}, "/proxy/dicom/{path:path}", 200)
     log.close()
     (line,) = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
     assert line["image"] == "1.2.3"
@@ -208,6 +219,116 @@ def test_a_server_without_its_studies_is_not_ready_but_lives(named: Any, tmp_pat
     finally:
         elsewhere.rename(named.studies)
     assert named.get("/vqseg/health/ready").ok
+
+
+def test_a_damaged_pointer_is_told_and_a_whole_version_serves(named: Any) -> None:
+    pointer = named.run / "models" / "live.json"
+    whole = pointer.read_bytes()
+    assert named.infer("case_0").ok
+    pointer.write_bytes(whole[: len(whole) // 2])
+    try:
+        assert named.infer("case_0").ok
+        health = named.get("/vqseg/health").json()
+        assert "live.json is damaged, so version 0001" in health["warnings"]["model"]
+        assert named.get("/vqseg/health/ready").ok
+        assert named.post("/vqseg/models/0001/live").ok
+        assert "warnings" not in named.get("/vqseg/health").json()
+    finally:
+        pointer.write_bytes(whole)
+
+
+DECOY = "decoy"
+
+
+def noted(server: Any, method: str, path: str, *query: tuple[str, str], **files: tuple[str, bytes]) -> Any:
+    """The one line that a request adds to the audit log: its route, image and status."""
+    before = len(audited(server))
+    requests.request(method, f"{server.url}{path}", params=list(query), files=files or None, timeout=60)
+    (line,) = audited(server)[before:]
+    return line["route"], line["image"], line["status"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("DELETE", "/datastore/", "id"),
+        ("PUT", "/datastore/", "image"),
+        ("DELETE", "/datastore/image", "id"),
+        ("GET", "/datastore/image", "image"),
+        ("PUT", "/datastore/image", "image"),
+        ("PUT", "/datastore/image/info", "image"),
+        ("DELETE", "/datastore/label", "id"),
+        ("GET", "/datastore/label", "label"),
+        ("PUT", "/datastore/label", "image"),
+        ("PUT", "/datastore/label/info", "label"),
+        ("PUT", "/datastore/updatelabelinfo", "label"),
+        ("POST", "/infer/vqseg", "image"),
+    ],
+)
+def test_no_other_parameter_hides_which_study_a_request_is_about(named: Any, method: str, path: str, name: str) -> None:
+    """The study does not exist, so that nothing changes."""
+    decoys = [(one, DECOY) for one in ("image", "label", "id", "session")]
+    before = noted(named, method, path, *decoys, (name, "gone"), ("tag", "final"))
+    after = noted(named, method, path, (name, DECOY), (name, "gone"), ("tag", "final"), ("source", DECOY))
+    assert (before[1], after[1]) == ("gone", "gone")
+    assert before[2] // 100 == after[2] // 100 == 4
+
+
+def test_what_was_done_is_noted_of_the_study_it_was_done_to(named: Any, tmp_path: Path) -> None:
+    sent = (named.studies / "case_1.nii.gz").read_bytes()
+    image = nib.load(named.studies / "case_1.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), image.affine), tmp_path / "label.nii.gz")
+    mask, decoy = ("label.nii.gz", (tmp_path / "label.nii.gz").read_bytes()), ("image", DECOY)
+    put, final = ("image", "case_1"), ("tag", "final")
+    assert noted(named, "PUT", "/datastore/label", decoy, put, label=mask) == ("/datastore/label", "case_1", 200)
+    got = noted(named, "GET", "/datastore/label", ("label", "case_1"), final, decoy)
+    assert got == ("/datastore/label", "case_1", 200)
+    removed = noted(named, "DELETE", "/datastore/label", ("id", "case_1"), final, decoy)
+    assert removed == ("/datastore/label", "case_1", 200)
+    added = noted(named, "PUT", "/datastore/image", ("id", DECOY), file=("named_by_its_file.nii.gz", sent))
+    assert added == ("/datastore/image", "named_by_its_file", 200)
+    removed = noted(named, "DELETE", "/datastore/image", decoy, ("id", "named_by_its_file"))
+    assert removed == ("/datastore/image", "named_by_its_file", 200)
+    # No study of the datastore is segmented, whatever else is said.
+    assert noted(named, "POST", "/infer/vqseg", decoy, file=("a.nii.gz", sent)) == ("/infer/{model}", None, 200)
+
+
+@pytest.mark.parametrize("kind", ["picture", "codes"])
+def test_a_picture_of_a_study_is_an_access_to_it(named: Any, kind: str) -> None:
+    route = f"/vqseg/studies/{{image}}/{kind}"
+    assert noted(named, "GET", f"/vqseg/studies/case_1/{kind}", ("image", DECOY)) == (route, "case_1", 200)
+    before = len(audited(named))
+    assert named.get(f"/vqseg/studies/case_1/{kind}").ok
+    assert len(audited(named)) == before  # the dashboard shows it again and again
+    assert noted(named, "GET", f"/vqseg/studies/case_0/{kind}") == (route, "case_0", 200)
+
+
+def test_the_image_of_a_session_is_named_by_the_session(target: Any) -> None:
+    image = ("image.nii.gz", (target.studies / "case_04.nii.gz").read_bytes())
+    before, decoy = len(audited(target)), {"image": "case_00"}
+    kept = requests.put(f"{target.url}/session/", params=decoy, files=[("files", image)], timeout=60)
+    session = kept.json()["session_id"]
+    assert target.get(f"/session/{session}").ok
+    for shown in ("true", "1"):
+        assert target.get(f"/session/{session}", image=shown).content == image[1]
+    assert target.infer("case_00", session_id=session).ok
+    assert target.delete(f"/session/{session}").ok
+    assert [(line["method"], line["route"], line["image"], line["status"]) for line in audited(target)[before:]] == [
+        ("PUT", "/session/", session, 200),
+        ("GET", "/session/{session_id}", session, 200),
+        ("GET", "/session/{session_id}", session, 200),
+        ("POST", "/infer/{model}", session, 200),
+        ("DELETE", "/session/{session_id}", session, 200),
+    ]
+
+
+def test_a_report_which_shows_slices_of_many_studies_is_one_access(app_module: Any, tmp_path: Path) -> None:
+    log = app_module("audit").AuditLog(tmp_path)
+    scope = {"method": "GET", "path_params": {"name": "report.html"}, "client": ("::1", 1), "query_string": b"image=x"}
+    log.note(scope, "/vqseg/reports/{name}", 200)
+    log.close()
+    (line,) = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (line["route"], line["image"]) == ("/vqseg/reports/{name}", None)
 
 
 def test_the_name_of_a_patient_is_nowhere(named: Any, tmp_path: Path) -> None:

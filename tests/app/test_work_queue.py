@@ -88,6 +88,12 @@ def test_more_than_there_are_threads_do_not_keep_the_server_from_answering(
     late = {(reply.status_code, reply.json()["detail"]) for reply in replies if reply not in full}
     ran, waited = (504, f"the {kind} was ended after 8 s (--conf infer_seconds)"), (503, TOO_LATE)
     assert {ran} <= late <= {ran, waited}
+    # What was ended gave its place back, and so did what waited: both can be taken again at once.
+    assert is_idle(slow, 10)
+    with ThreadPoolExecutor(2) as pool:
+        for again in [pool.submit(ask, slow) for _ in range(2)]:
+            assert again.result().status_code in (503, 504)
+            assert "are waiting already" not in again.result().text
 
 
 def test_who_leaves_stops_the_inference_and_frees_the_place(slow: WatchedServer) -> None:

@@ -1,4 +1,4 @@
-"""README.md and docs/: their code blocks, the commands in them, and their headings."""
+"""README.md and docs/: their code blocks, the commands in them and in the prose, and their headings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from servers import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _VARIABLE = re.compile(r"[A-Z_]+=\S*")
+_INLINE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,22 @@ def blocks(*languages: str) -> list[Block]:
     return found
 
 
+def unfenced(page: Path) -> str:
+    """A page with a line in place of each fenced block."""
+    return _FENCE.sub("```", page.read_text(encoding="utf-8"))
+
+
 def prose(page: Path) -> str:
     """A page without what is code."""
     return re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+def inline_code(beginning: str) -> list[tuple[Path, str]]:
+    """Every piece of code in the prose, with its page, that begins as the pattern says."""
+    # By paragraphs, so that a sign too many is not paired with one of another.
+    paragraphs = [(page, text) for page in PAGES for text in unfenced(page).replace("```", "").split("\n\n")]
+    found = [(page, " ".join(code.split())) for page, text in paragraphs for code in _INLINE.findall(text)]
+    return [(page, code) for page, code in found if re.match(beginning, code)]
 
 
 def anchors(page: Path) -> set[str]:

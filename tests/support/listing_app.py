@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def listed(route: Any) -> Iterator[dict[str, Any]]:
-    """Methods, path and summary of a route, with the role that it asks for itself. Raises `AssertionError` for another
+    """Methods, path and summary of a route, with the role that it asks for itself, the names of its query and of its
+    form, and the module of its function and whether that runs in the event loop. Raises `AssertionError` for another
     kind."""
     if hasattr(route, "original_router"):  # FastAPI 0.165 includes a router as one route
         for inner in route.original_router.routes:
@@ -35,11 +37,23 @@ def listed(route: Any) -> Iterator[dict[str, Any]]:
     assert isinstance(route, (Mount, Route)), f"{route}: what kind of route is this?"
     own_role = next(iter(roles(route.dependant.dependencies)), None) if isinstance(route, APIRoute) else None
     if isinstance(route, Mount):
-        yield {"path": f"{route.path}/{{path:path}}", "methods": ["GET", "HEAD"], "role": None, "summary": route.name}
+        function = {"module": type(route.app).__module__, "in_event_loop": True}
+        shown = {"methods": ["GET", "HEAD"], "role": None, "summary": route.name, "names": []}
+        yield {"path": f"{route.path}/{{path:path}}", **shown, **function}
     else:
         described = getattr(route, "summary", None) or (route.endpoint.__doc__ or "").partition("\n")[0]
         summary = described or route.name.replace("_", " ").capitalize()
-        yield {"path": route.path, "methods": sorted(route.methods or ()), "role": own_role, "summary": summary}
+        function = {
+            "module": route.endpoint.__module__,
+            "in_event_loop": inspect.iscoroutinefunction(route.endpoint),
+        }
+        names = names_of(route.dependant) if isinstance(route, APIRoute) else []
+        shown = {"methods": sorted(route.methods or ()), "role": own_role, "summary": summary, "names": names}
+        yield {"path": route.path, **shown, **function}
+
+
+def names_of(dependant: Any) -> list[str]:
+    return sorted(field.alias for field in (*dependant.query_params, *dependant.body_params))
 
 
 def roles(dependencies: Iterable[Any]) -> Iterator[str]:

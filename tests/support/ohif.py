@@ -101,15 +101,15 @@ class Viewer:
         self.page.locator("button[title='Run Segmentation']").click()
         expect(self.page.get_by_text("Running Segmentation - Successful").first).to_be_visible(timeout=90 * SECONDS)
 
-    def brush(self, structure: str, millimetres: int = 20) -> Mask:
-        """Draw a stroke across the middle of the first viewport; returns the mask that holds it."""
+    def brush(self, structure: str, millimetres: int = 20, at: tuple[float, float] = (0.5, 0.5)) -> Mask:
+        """Draw a stroke in the first viewport, at a share of its width and height; returns the mask that holds it."""
         before = self.mask().array
         self.panel.get_by_role("radio", name=structure).check()
         self.press("Brush")
         self.panel.get_by_label("Size").fill(str(millimetres))
         box = self.page.locator(".viewport-element").first.bounding_box()
         assert box is not None
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = box["x"] + box["width"] * at[0], box["y"] + box["height"] * at[1]
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(x + 20, y + 10, steps=4)
@@ -166,3 +166,15 @@ def browser() -> Iterator[Any]:
             yield running
         finally:
             running.close()
+
+
+def assert_card_says_why(card: Any, reply: dict[str, Any]) -> None:
+    """The card of the next study holds what the server says of its choice, each in one line, and no empty line."""
+    lines = card.locator("p").all_inner_texts()
+    assert reply["reason"] in lines
+    assert f"{reply['strategy_used']}, rank {reply['rank']}, score {reply['score']:#.3g}" in lines
+    parts = ", ".join(f"{name} {value:#.3g}" for name, value in reply["parts"].items())
+    assert [line for line in lines if "Weighs" in line] == ([f"Weighs most: {parts}"] if parts else [])
+    scored = f"{reply['scored']} of {reply['unlabelled']} studies scored by model {reply['model_version']}"
+    assert [line for line in lines if "scored by" in line] == ([scored] if reply["scored"] else [])
+    assert all(lines)

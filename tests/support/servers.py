@@ -134,7 +134,7 @@ def serve(
         process = subprocess.Popen([*command, *arguments], cwd=cwd, env=own, stdout=output, stderr=subprocess.STDOUT)
     server = Server(f"http://127.0.0.1:{port}", Path(studies), folder / "run", process, token)
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 240
         while not answers(server):
             if process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"the server does not answer:\n{log.read_text(encoding='utf-8')[-4000:]}")

@@ -26,9 +26,9 @@ MODEL = {
 
 class Workplace:
     """Studies in `folder`/studies and what is made of them in `folder`/run. Args: `app_module`, the fixture; `settings`
-    of the choice of studies."""
+    of the choice of studies; `memory_gib` for one image."""
 
-    def __init__(self, folder: Path, app_module: Any, **settings: Any) -> None:
+    def __init__(self, folder: Path, app_module: Any, *, memory_gib: float | None = None, **settings: Any) -> None:
         self.folder, self.module = folder / "studies", app_module
         self.folder.mkdir(exist_ok=True)
         self.run = folder / "run"
@@ -39,7 +39,9 @@ class Workplace:
         self.cache = app_module("score_cache").ScoreCache(self.run / "scoring", self.settings.tokens)
         config = load_config(overrides=MODEL).model_copy(update={"active": self.settings})
         self.cold_start = app_module("cold_start").ColdStart(self.live, self.run / "cold_start", config, "cpu")
-        self.selector = app_module("selection").Selector(self.settings, self.live, self.cold_start, self.cache)
+        self.memory = app_module("memory_guard").MemoryGuard(memory_gib)
+        parts = self.live, self.cold_start, self.cache, self.memory
+        self.selector = app_module("selection").Selector(self.settings, *parts)
         self.reservations = app_module("reservations").Reservations(60)
 
     def add(self, **studies: Any) -> None:
@@ -52,11 +54,11 @@ class Workplace:
     def damage(self, study: str) -> None:
         (self.folder / f"{study}.nii.gz").write_bytes(b"no image")
 
-    def label(self, study: str, mask: Any) -> None:
+    def label(self, study: str, mask: Any, user: str | None = None) -> None:
         path = self.folder.with_name("label.nii.gz")
         nib.save(nib.Nifti1Image(np.asarray(mask, np.uint8), np.eye(4)), path)
         names = [{"name": name, "idx": value} for name, value in LABELS.items()]
-        self.datastore.save_label(study, str(path), "final", {"label_info": names})
+        self.datastore.save_label(study, str(path), "final", {"label_info": names, "user": user})
 
     def publish(self, seed: int = 0, **overrides: Any) -> None:
         config = load_config(overrides=MODEL | overrides)
@@ -67,14 +69,16 @@ class Workplace:
         ModelStore(self.run / "models").publish(network, {"config": config.model_dump(mode="json")})
 
     def next(self, name: str, client: str = "reader", seconds: float = 60.0) -> dict[str, Any]:
-        strategy = self.module("strategies").NextStudy(name, self.selector, self.live, self.reservations, seconds)
+        parts = self.selector, self.live, self.memory, self.reservations
+        strategy = self.module("strategies").NextStudy(name, *parts, seconds)
         return strategy({"client_id": client}, self.datastore)
 
     def score(self, **request: Any) -> dict[str, Any]:
         return self.scoring()(request, self.datastore)
 
     def scoring(self) -> Any:
-        return self.module("scoring").VQSegScoring(self.cold_start, self.cache, self.settings, self.run / "scoring")
+        parts = self.cold_start, self.cache, self.memory, self.settings
+        return self.module("scoring").VQSegScoring(*parts, self.run / "scoring")
 
     def page(self, name: str, page: int = 1, per_page: int = 50) -> dict[str, Any]:
         progress = self.module("scoring_progress").read_progress(self.run / "scoring")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs
 
 from starlette.routing import Match, Route
@@ -48,6 +48,10 @@ class Rule:
         # Starlette lets GET answer HEAD, which not every route here does.
         return scope["method"] in self.methods.split() and self._route.matches(scope)[0] is Match.FULL
 
+    def parameters(self, scope: Scope) -> dict[str, Any]:
+        """What the path of a request says in the place of the names in `path`; empty when it is not about it."""
+        return dict(self._route.matches(scope)[1].get("path_params", {}))
+
     def allows(self, role: Role | None) -> bool:
         """Whether a role is enough; none holds no role."""
         return self.least == ANYONE or (role is not None and ROLES.index(role) >= ROLES.index(self.least))
@@ -80,6 +84,7 @@ RULES = (
     Rule("GET", "/vqseg/reports/{name}", USER),
     Rule("GET", "/vqseg/codebook", USER),
     Rule("GET", "/vqseg/studies/{image}/picture", USER),
+    Rule("GET", "/vqseg/studies/{image}/codes", USER),
     Rule("GET", "/vqseg/ranking", USER),
     Rule("GET", "/vqseg/labels", USER),
     Rule("GET", "/vqseg/models", USER),

@@ -5,7 +5,6 @@ OHIF numbers segments alphabetically by name, Slicer by their order in the list,
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -19,6 +18,7 @@ from vqseg.data.reading import read_mask
 from vqseg.errors import LabelError
 
 from .labels import names_of
+from .temporary_files import temporary_folder
 
 _ANY = {f"label_{value}": value for value in range(1, 256)}
 
@@ -58,7 +58,7 @@ def _read(file: Path, grid: Grid, values: Mapping[str, int]) -> np.ndarray:
     voxels = np.fromfile(file, np.uint8)
     if voxels.size != np.prod(grid.shape):
         raise LabelError(file, f"it has {voxels.size} voxels; the image has {np.prod(grid.shape)} {grid.shape}")
-    with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
+    with temporary_folder() as folder:
         nifti = Path(folder) / "label.nii"
         nib.save(nib.Nifti1Image(voxels.reshape(grid.shape, order="F"), grid.affine), nifti)
         try:

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 from monailabel.interfaces.utils.app import app_instance
 
 from vqseg.errors import VQSegError
-from vqseg.training.history import read_trainings
+from vqseg.training.history import publishing_validation
 
+from .live_model import identity_of
 from .request_rules import AsUser
 from .sources import SignalsOfImages
 
@@ -23,7 +24,8 @@ _FIGURES = ("replacement_codes", "kl_from_uniform")
 async def show_codebook(request: Request, user: AsUser) -> Any:
     """`usage` is the share of the tokens of each code, the most used first, over `studies` of the studies; codes that
     none of them uses are left out. `perplexity` is the number of codes that, used alike, would be as many.
-    `replacement_codes` is the effective number of codes by which QPM replaced one in the last training."""
+    `replacement_codes` is the effective number of codes by which QPM replaced one when the live model was validated,
+    `kl_from_uniform` how far its choice was from a uniform one; null where that model was not trained here."""
     app = app_instance()
     return await app.selections.run(request, lambda: describe_codebook(app))
 
@@ -31,8 +33,11 @@ async def show_codebook(request: Request, user: AsUser) -> Any:
 def describe_codebook(app: Any) -> dict[str, Any]:
     version = app.live.version()
     if version is None:
-        return {"model_version": None, "codes": 0, "studies": 0, "used": 0, "perplexity": None, "usage": []}
-    source, model, found = SignalsOfImages(app.datastore(), app.live, app.cache, draws=0), app.live.identity(), 0
+        nothing = {"model_version": None, "codes": 0, "studies": 0, "used": 0, "perplexity": None, "usage": []}
+        return nothing | dict.fromkeys(_FIGURES)
+    # Not that which is live by now: all figures are of one model.
+    source = SignalsOfImages(app.datastore(), app.live, app.cache, app.memory, draws=0)
+    model, found = identity_of(version), 0
     counts = np.zeros(version.config.model.codebook_size)
     for study in app.datastore().list_images():
         try:
@@ -50,10 +55,10 @@ def describe_codebook(app: Any) -> dict[str, Any]:
         "used": len(shares),
         "perplexity": float(np.exp(-(shares * np.log(shares)).sum())) if found else None,
         "usage": [round(float(share), 8) for share in shares],
-        **_figures(app.run),
+        **_figures(app.run, version.name),
     }
 
 
-def _figures(run: Path) -> dict[str, Any]:
-    last = [training.validations[-1] for training in read_trainings(run) if training.validations][-1:]
-    return {name: last[0].get(name) for name in _FIGURES} if last else {}
+def _figures(run: Path, version: str) -> dict[str, Any]:
+    validation = publishing_validation(run, version) or {}
+    return {name: validation.get(name) for name in _FIGURES}

@@ -10,7 +10,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 
 from vqseg.active.pool import KNOWN_FROM_IMAGES
-from vqseg.active.strategies import STRATEGIES
+from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.config import Config
 from vqseg.errors import ConfigError
 from vqseg.training.self_supervised import pretrain
@@ -22,18 +22,24 @@ logger = logging.getLogger(__name__)
 
 
 class ColdStart:
-    """Args: the `live` model; `folder` of the one learnt from images; `config` of both, `device` for the latter."""
+    """Args: the `live` model; `folder` of the one learnt from images; `config` of both, `device` for the latter.
+
+    Of the two only one stays in memory: the server asks every few seconds which it is (`score_every_change`).
+    """
 
     def __init__(self, live: LiveModel, folder: Path, config: Config, device: str) -> None:
         self._live, self._folder, self._device = live, folder, device
-        self._steps, self._strategy = config.active.cold_start_steps, config.active.cold_strategy
+        self._settings, self._steps = config.active, config.active.cold_start_steps
         train = config.train.model_copy(update={"steps": max(1, self._steps)})
         self._config = config.model_copy(update={"train": train})
         self._model = LiveModel(folder, device)
 
     def comparing(self) -> LiveModel:
-        """The model by which studies are compared now."""
-        return self._live if self._live.version() is not None or not self._steps else self._model
+        """The model by which studies are compared now; the one learnt from images is unloaded once another is live."""
+        if self._live.version() is None and self._steps:
+            return self._model
+        self._model.unload()
+        return self._live
 
     def is_missing(self) -> bool:
         """Whether studies could be compared already, had the codebook been learnt."""
@@ -41,7 +47,8 @@ class ColdStart:
 
     def strategy(self, name: str, model: LiveModel) -> str:
         """The strategy of that name, or the one that takes its place where `model` knows no structure."""
-        return name if model is self._live or STRATEGIES[name].needs <= KNOWN_FROM_IMAGES else self._strategy
+        known = model is self._live or make_strategy(name, self._settings).needs <= KNOWN_FROM_IMAGES
+        return name if known else self._settings.cold_strategy
 
     def learn(self, datastore: Datastore, on_step: Callable[[], None]) -> None:
         """Learn the codebook from all images, unless a training publishes meanwhile; `on_step` may end it.

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -38,6 +37,7 @@ from .index_repair import fault_of, recover_label_details, set_aside, without_na
 from .label_versions import LabelVersion, LabelVersions
 from .labels import LabelSet
 from .process import is_child
+from .temporary_files import temporary_folder
 
 _ID = re.compile(r"[^\W_][\w .()+@-]{0,199}")
 _CHANGES: list[type[FileSystemEvent]] = [FileCreatedEvent, FileDeletedEvent, FileModifiedEvent]
@@ -126,7 +126,7 @@ class StudiesFolder(LocalDatastore):
             write_mask(mask, grid, place)
 
         known = self.label_set.resolve(self)
-        with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
+        with temporary_folder() as folder:
             # Outside the lock, for packing a large mask takes seconds in which nobody else would be answered.
             written = Path(folder) / "label.nii.gz"
             write(known, written)
@@ -168,6 +168,10 @@ class StudiesFolder(LocalDatastore):
     def labels_state(self) -> Hashable:
         """Changes with every label that is kept or removed."""
         return _state_of(self._versions.folder), self.status()["completed"]
+
+    def images_state(self) -> Hashable:
+        """Changes with every image that comes or goes."""
+        return tuple(sorted(self.list_images()))
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version. Raises `UnknownError`, and `DataError` when it is damaged."""

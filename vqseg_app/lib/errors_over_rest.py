@@ -116,7 +116,9 @@ async def _of_fastapi(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     broken = next((found for found in error.errors() if found["type"] == "json_invalid"), None)
     if broken is None:
-        return await request_validation_exception_handler(request, error)
+        # fastapi sends back what it was sent, and fails on what JSON has no words for: bytes, NaN, half a character.
+        told = [{key: value for key, value in found.items() if key != "input"} for found in error.errors()]
+        return await request_validation_exception_handler(request, RequestValidationError(told))
     return JSONResponse({"detail": f"body: not valid JSON ({broken.get('ctx', {}).get('error')})"}, 400)
 
 

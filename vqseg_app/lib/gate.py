@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vqseg.errors import VQSegError
 
 from . import login
-from .access import ANYONE, CLOSABLE, closed_by, rule_for
+from .access import ANYONE, CLOSABLE, Rule, closed_by, rule_for
 from .accounts import Accounts, current_user, role_of
 from .options import Options
 from .origins import is_foreign, limit_origins
@@ -60,10 +60,13 @@ class Gate:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
         else:
-            refusal = await self._refusal(scope)
+            rule = rule_for(scope)
+            if (refusal := await self._refusal(scope, rule)) is not None:
+                # No route will put itself there, and who watches tells requests, and their studies, apart by it.
+                scope["route"], scope["path_params"] = rule, rule.parameters(scope) if rule else {}
             await (refusal or self._app)(scope, receive, send)
 
-    async def _refusal(self, scope: Scope) -> JSONResponse | None:
+    async def _refusal(self, scope: Scope, rule: Rule | None) -> JSONResponse | None:
         """The answer to a request that goes no further, none when it may; then `scope` says who sends it."""
         if not (self._accounts.are_on or self._options.open_network or is_local(scope)):
             if not self._has_warned:  # once: others decide how often they ask
@@ -72,8 +75,9 @@ class Gate:
             return _answer(403, _ONLY_HERE)
         if is_foreign(scope, self._options.cors_origins):
             return _answer(403, "a page of another server may change nothing here; `--conf cors_origins` lists who may")
-        rule, scope["user"] = rule_for(scope), DEFAULT_USER
-        if self._accounts.are_on and not (rule and rule.least == ANYONE):
+        if not self._accounts.are_on or (rule and rule.least == ANYONE):
+            scope["user"] = DEFAULT_USER
+        else:
             try:
                 sender = await self._accounts.sender(Headers(scope=scope).get("authorization", ""))
             except VQSegError as error:

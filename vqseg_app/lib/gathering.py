@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from vqseg.errors import ImageError
+from vqseg.errors import ImageError, VQSegError
 from vqseg.store import ModelVersion
 
-from .errors_over_rest import UnknownError, without_folder
+from .errors_over_rest import TooLargeError, UnknownError, without_folder
 from .live_model import LiveModel, identity_of
 from .pacs import PACSAwayError, PACSError
 from .sources import Source
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Told = Callable[[ModelVersion, int], None]
+# What is wrong with one study alone; but a PACS that does not answer is so for all (`PACSAwayError`).
+UNUSABLE = (ImageError, TooLargeError, PACSError, UnknownError)
 
 
 @dataclass
@@ -79,10 +81,8 @@ def _by_one_version(
                     return None
         except PACSAwayError:
             raise
-        except ImageError as error:
-            gathered.left_out[study] = without_folder(error.reason)
-        except (PACSError, UnknownError) as error:
-            gathered.left_out[study] = without_folder(str(error))
+        except UNUSABLE as error:
+            gathered.left_out[study] = reason_of(error)
         except OSError as error:
             gathered.left_out[study] = f"cannot be read ({error.strerror})"
         except (MemoryError, RuntimeError) as error:
@@ -94,3 +94,8 @@ def _by_one_version(
     for study, reason in gathered.left_out.items():
         logger.warning("left out: %s (%s)", study, reason)
     return gathered
+
+
+def reason_of(error: VQSegError) -> str:
+    """Why a study is left out, without its place on the server."""
+    return without_folder(error.reason if isinstance(error, ImageError) else str(error))

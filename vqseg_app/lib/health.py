@@ -39,7 +39,9 @@ def ready() -> JSONResponse:
 
 @router.get("", summary="Both, and what is wrong; 200 even when the server is not ready")
 def health(user: AsUser) -> dict[str, Any]:
-    return {"live": True, **readiness()}
+    # What keeps nobody from working, but should be mended.
+    fault = app_instance().live.store.pointer_fault()
+    return {"live": True, **readiness(), **({"warnings": {"model": fault}} if fault else {})}
 
 
 def readiness() -> dict[str, Any]:

@@ -54,21 +54,20 @@ class VQSegInference(InferTask):
         config = self._live.predictor(version).config
         image = Path(request["image"])
         self._memory.check_file(image, config)
+        # Studies are compared by the live version alone.
+        content = self._content(image) if request.get("keep_signals") and version is None else None
         volume = read_image(image)
         self._memory.check_volume(volume, config)
         stop_if_abandoned()
         read = time.perf_counter()
-        # Working the signals out takes time on a large volume, and studies are compared by the live version alone.
-        wanted = (
-            bool(request.get("keep_signals"))
-            and version is None
-            and self._cache.signals(self._live.identity(), image) is None
-        )
+        # Working the signals out takes time on a large volume.
+        wanted = content is not None and self._cache.signals(self._live.identity(), content) is None
         prediction, predictor, model = self._live.predict(volume, version, with_signals=wanted, go_on=stop_if_abandoned)
         stop_if_abandoned()
         predicted = time.perf_counter()
-        if prediction.signals is not None:
-            self._cache.keep_signals(model, image, prediction.signals)
+        # What was seen of an image that is another one now must not be kept for the new one.
+        if prediction.signals is not None and content is not None and self._content(image) == content:
+            self._cache.keep_signals(model, content, prediction.signals)
         # Last, for nobody would remove the file if something failed after it.
         result = write_result(prediction.mask, volume.grid, *output_format)
         finished = time.perf_counter()
@@ -87,3 +86,10 @@ class VQSegInference(InferTask):
                 "total": round(finished - started, 3),
             },
         }
+
+    def _content(self, image: Path) -> str | None:
+        """Checksum of an image; none for one that cannot be read, which whoever reads it says better."""
+        try:
+            return self._cache.checksums.of(image)
+        except OSError:
+            return None

@@ -1,4 +1,5 @@
-"""`POST /infer/{model}`, in front of MONAI Label's own: checked at once, then in line for the model.
+"""`POST /infer/{model}`, in front of MONAI Label's own: in line for a check, which a slow PACS may keep long, then in
+line for the model.
 
 Reasons (monailabel 0.8.5): it computes in the event loop, whoever else asks, and goes on when the client has left; and
 its temporary files stay when a request fails.
@@ -6,13 +7,13 @@ its temporary files stay when a request fails.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse
@@ -35,8 +36,6 @@ from .request_rules import (
 )
 
 router = APIRouter()
-# Of their own: those that wait for a slow PACS take none of the threads that answer everything else.
-_CHECKS = CapacityLimiter(4)
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,21 @@ async def run_inference(
 ) -> Any:
     """`params.model_version` names another version than the live one. `label`, which holds scribbles, may be sent and
     is not used."""
-    app = app_instance()
+    app, arrived = app_instance(), time.monotonic()
+    # For the audit log: of what is sent, or kept in a session, no study of the datastore is segmented. A DICOM SEG is
+    # always of one.
+    is_study = output == infer.ResultType.dicom_seg or not (session_id or file)
+    request.state.image = image if is_study else session_id
 
     def check() -> _Asked:
         given = {**without_reserved(json_object(params)), "client_address": address}
         return _checked(app, model, image, session_id, given, file, output)
 
-    asked = await to_thread.run_sync(check, limiter=_CHECKS)
-    return await app.inferences.run(request, lambda: _answer(app, asked, background), lambda: clean_up(background))
+    asked = await app.checks.run(request, check)
+    spent = time.monotonic() - arrived
+    return await app.inferences.run(
+        request, lambda: _answer(app, asked, background), lambda: clean_up(background), spent=spent
+    )
 
 
 def _checked(
@@ -90,7 +96,8 @@ def _checked(
     config = app.check_model(model, params["model_version"])
     if output == infer.ResultType.dicom_seg and not (image and isinstance(app.datastore(), PACSStudies)):
         raise ConfigError("output=dicom_seg: only for an image of a PACS (?image=ID), not of a folder or a session")
-    session = app.sessions().get_session(session_id) if session_id and app.sessions() else None
+    sessions = app.sessions()  # empty, and so false, after a start of the server, though the folder has some
+    session = sessions.get_session(session_id) if session_id and sessions is not None else None
     if session_id and not session:
         raise UnknownError("session", session_id, [])
     if session:

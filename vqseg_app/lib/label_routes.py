@@ -9,10 +9,11 @@ from fastapi import APIRouter, Path
 from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 
+from .bulkhead import AsksForStudies
 from .label_versions import LabelVersion
 from .request_rules import AsAnnotator, AsUser
 
-router = APIRouter(prefix="/vqseg/labels", tags=["Datastore"])
+router = APIRouter(prefix="/vqseg/labels", tags=["Datastore"], dependencies=[AsksForStudies])
 _LATEST = 50
 # A number, or the UID of a series.
 Version = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]

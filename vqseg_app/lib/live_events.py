@@ -1,7 +1,8 @@
 """`GET /vqseg/events`: what changes, as server-sent events, so that no page need ask again and again.
 
 `training` holds what `/vqseg/training` says of the training that runs. `changed` holds a number for each of
-`trainings`, `models`, `labels` and `scores`; whoever shows these asks for them again when its number is another.
+`trainings`, `points`, `models`, `images`, `labels` and `scores`; whoever shows these asks for them again when its
+number is another.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from monailabel.interfaces.utils.app import app_instance
 from vqseg.errors import VQSegError
 
 from .request_rules import AsUser
-from .training_routes import events_state, training_now
+from .training_routes import events_state, points_state, training_now
+from .work_queue import RETRY_AFTER
 
 logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/vqseg", tags=["App"])
@@ -53,7 +55,7 @@ class Changes:
 def _a_place() -> Iterator[Changes]:
     changes: Changes = app_instance().changes
     if changes.streams >= _MOST_STREAMS:
-        raise HTTPException(503, f"{_MOST_STREAMS} pages follow this server already", {"Retry-After": "10"})
+        raise HTTPException(503, f"{_MOST_STREAMS} pages follow this server already", RETRY_AFTER)
     changes.streams += 1
     try:
         yield changes
@@ -76,8 +78,10 @@ def _look(app: Any) -> dict[str, Any]:
     live = app.live.version()
     states = {
         "trainings": events_state(app.run),
+        "points": points_state(app.run),
         "models": (live.name if live else None, _changed(app.live.store.folder)),
-        "labels": _labels(app),
+        "images": _told_by(app, "images_state"),
+        "labels": _told_by(app, "labels_state"),
         "scores": _changed(app.scoring_folder / "status.json"),
     }
     return {
@@ -86,11 +90,11 @@ def _look(app: Any) -> dict[str, Any]:
     }
 
 
-def _labels(app: Any) -> Any:
+def _told_by(app: Any, state: str) -> Any:
     try:
-        return app.datastore().labels_state()
+        return getattr(app.datastore(), state)()
     except (VQSegError, OSError) as error:
-        logger.debug("the labels cannot be looked at: %s", error)
+        logger.debug("the studies cannot be looked at (%s): %s", state, error)
         return None
 
 

@@ -1,5 +1,6 @@
 """The warm model of this process: loaded when first needed, loaded anew when another version went live; and beside it
-at most one other version, the last that was asked for by name."""
+at most one other version, the last that was asked for by name. Two, so that whoever compares a former version with the
+live one, or a reader who stays with it, does not make everybody else wait while both are loaded in turn."""
 
 from __future__ import annotations
 
@@ -118,6 +119,11 @@ class LiveModel:
         with self._working:
             return map_codes(self._current()[1], volume)
 
+    def unload(self) -> None:
+        """Leave the memory to others; what still works with a version keeps it until it is done."""
+        with self._loading:
+            self._loaded = self._other = None
+
     def _current(self, name: str | None = None) -> tuple[str, Predictor]:
         with self._loading:
             return self._live_one() if name is None else self._named(self.find(name))
@@ -134,6 +140,8 @@ class LiveModel:
                 return self._loaded
             # Never a third one in memory, not even while this one is loaded.
             self._other = None
+            if fault := self.store.pointer_fault():
+                logger.error("models: %s", fault)
             with contextlib.suppress(ModelError):
                 self._loaded = self._load(version)
 

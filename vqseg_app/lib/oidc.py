@@ -16,6 +16,7 @@ import jwt
 import requests
 from monailabel.config import Settings, settings
 
+from vqseg.clock import latest_now
 from vqseg.errors import ConfigError, VQSegError
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class Realm:
         except (jwt.PyJWTError, ValueError) as error:
             # Not its words: they repeat what a stranger put into the token.
             logger.info("a token for %s is refused: %s", self._issuer, type(error).__name__)
+            return None
+        # PyJWT looks at the machine's clock, which may be set back.
+        if int(claims["exp"]) + _LEEWAY_SECONDS < latest_now().timestamp():
             return None
         return self._read(claims)
 

@@ -6,6 +6,7 @@ in the folder of the trainings, its status file says.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class OrphanedTraining:
         return described
 
     def _process(self) -> psutil.Process | None:
-        return None if processes("train") else training_process(self._run)
+        found = None if processes("train") else training_process(self._run)
+        # Whatever the status file says: it must not be the server that is stopped.
+        return found if found and found.pid != os.getpid() else None
 
     def _described(self, status: str) -> dict[str, Any]:
         training = read_status(self._run) or {}

@@ -6,6 +6,7 @@ A PACS may be down, slow, or answer nonsense; whatever the libraries then raise 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from urllib3.exceptions import ReadTimeoutError
 
 from vqseg.errors import VQSegError
 
+from .pacs_patience import ImpatientAdapter, bounded
+from .work_queue import AbandonedError
+
 logger = logging.getLogger(__name__)
 # For how long a PACS may be silent. MONAI Label's own 5 s are too short for one that looks on a tape first.
 _CONNECT_SECONDS = 5.0
@@ -30,7 +34,11 @@ _READ_SECONDS = (
     if "MONAI_LABEL_DICOMWEB_READ_TIMEOUT" in settings.model_fields_set
     else 60.0
 )
+# For how long an answer may take in all; that with the images of a series may take as long as a request.
+_ANSWER_SECONDS = 5 * _READ_SECONDS
 UID_PATTERN = r"[0-9.]{1,64}"
+# Of an answer in parts: its last mark has at most 74 characters (RFC 2046), and little ever follows.
+_LONGEST_END = 1024
 # Else a PACS decompresses JPEG 2000 first, or fails to.
 _AS_STORED = (("application/dicom", "*"),)
 _FOUND_BY = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "StudyDate", "StudyTime", "SeriesDate")
@@ -58,11 +66,14 @@ class Series:
 
 
 class PACS:
-    """Args: `url` of the DICOMweb service. Safe for several threads: requests are independent."""
+    """Args: `url` of the DICOMweb service; `seconds` in which it has to send a series.
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._client = DICOMwebClientX(
+    Safe for several threads: requests are independent.
+    """
+
+    def __init__(self, url: str, seconds: float = 1800.0) -> None:
+        self.url, self._seconds = url.rstrip("/"), seconds
+        self._client = _Client(
             url=self.url,
             session=session(),
             qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
@@ -97,7 +108,7 @@ class PACS:
 
     def fetch(self, series: Series, folder: Path) -> None:
         """Write every instance of a series into `folder`."""
-        with answering(self.url, f"send the series {series.uid}"):
+        with answering(self.url, f"send the series {series.uid}", self._seconds):
             count = 0
             for count, instance in enumerate(self._client.iter_series(series.study, series.uid, _AS_STORED), 1):
                 instance.save_as(folder / f"{count:05d}.dcm", write_like_original=False)
@@ -112,13 +123,21 @@ class PACS:
 
     def store(self, instance: Dataset) -> None:
         """Store one object."""
-        with answering(self.url, "keep the label"):
-            answer = self._client.store_instances([instance])
-            refused = answer.get("FailedSOPSequence")
-            kept = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
+        uid = str(instance.SOPInstanceUID)
+        try:
+            with answering(self.url, "keep the label"):
+                answer = self._client.store_instances([instance])
+                refused = answer.get("FailedSOPSequence")
+                kept = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
+        except PACSAwayError:
+            raise
+        except PACSError:
+            # Its answer says nothing, but sent once more the label would be there twice.
+            if self._has(uid):
+                return
+            raise
         if refused:
             raise PACSError(f"the PACS at {self.url} refused the label (reason {refused[0].get('FailureReason')})")
-        uid = str(instance.SOPInstanceUID)
         if uid not in kept and not self._has(uid):
             raise PACSError(f"the PACS at {self.url} did not confirm that it keeps the label")
 
@@ -128,11 +147,35 @@ class PACS:
             return bool(self._client.search_for_instances(search_filters={"SOPInstanceUID": instance}))
 
 
+class _Client(DICOMwebClientX):
+    def _decode_multipart_message(self, response: requests.Response, stream: bool) -> Iterator[bytes]:
+        """Unlike dicomweb-client 0.60.1 it does not take the image in which an answer breaks off for a whole one, whose
+        last voxels would be missing."""
+        read, tail = response.iter_content, bytearray()
+
+        def noted(*args: Any, **options: Any) -> Iterator[bytes]:
+            for chunk in read(*args, **options):
+                tail[:] = (tail + chunk)[-_LONGEST_END:]
+                yield chunk
+
+        response.iter_content = noted  # type: ignore[method-assign]
+        yield from super()._decode_multipart_message(response, stream)
+        boundary = re.search(r'boundary="?([^";]+)', response.headers["content-type"])
+        if stream and boundary and f"--{boundary[1]}--".encode() not in tail:
+            raise requests.exceptions.ChunkedEncodingError
+
+
 @contextmanager
-def answering(url: str, wish: str) -> Iterator[None]:
-    """Say what goes wrong in a request to the PACS at `url`, which was to do what is wished, as `PACSError`."""
+def answering(url: str, wish: str, seconds: float | None = None) -> Iterator[None]:
+    """Say what goes wrong in a request to the PACS at `url`, which was to do what is wished, as `PACSError`.
+
+    The whole block takes no longer than `seconds`.
+    """
     try:
-        yield
+        with bounded(_ANSWER_SECONDS if seconds is None else seconds):
+            yield
+    except AbandonedError:
+        raise
     except requests.Timeout:
         raise _too_slow(url, wish) from None
     except requests.ConnectionError as error:
@@ -140,6 +183,8 @@ def answering(url: str, wish: str) -> Iterator[None]:
         if error.args and isinstance(error.args[0], ReadTimeoutError):
             raise _too_slow(url, wish) from None
         raise PACSAwayError(f"the PACS at {url} does not answer: it was to {wish}; is it running?") from None
+    except requests.exceptions.ChunkedEncodingError:
+        raise PACSError(f"the answer of the PACS at {url} broke off: it was to {wish}; try again") from None
     except requests.HTTPError as error:
         raise PACSError(f"the PACS at {url} could not {wish} ({error})") from None
     except Exception as error:  # not DICOM, not JSON, no such tag: there is no end to what parsers raise
@@ -159,13 +204,8 @@ def session() -> requests.Session:
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     made = create_session_from_user_pass(user, password) if user and password else requests.Session()
     for scheme in ("http://", "https://"):
-        made.mount(scheme, _Impatient())
+        made.mount(scheme, ImpatientAdapter((_CONNECT_SECONDS, _READ_SECONDS)))
     return made
-
-
-class _Impatient(requests.adapters.HTTPAdapter):
-    def send(self, request: Any, timeout: Any = None, **options: Any) -> requests.Response:
-        return super().send(request, timeout=timeout or (_CONNECT_SECONDS, _READ_SECONDS), **options)
 
 
 def _series(found: Dataset) -> Series:

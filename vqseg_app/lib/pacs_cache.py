@@ -10,30 +10,38 @@ import contextlib
 import functools
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import pydicom
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from vqseg.data.dicom_series import series_headers
 from vqseg.data.reading import read_voxels
 from vqseg.errors import ImageError
 from vqseg.files import new_folder
 
+from .memory_guard import MemoryGuard, declared_of
 from .pacs import PACS, Series
+from .temporary_files import temporary_folder
+from .work_queue import stop_if_abandoned
+
+# Beside what takes its place, under a name that says of which series it is.
+_FORMER = ".former"
 
 
 class PACSCache:
-    """Args: `folder` of the cache; `largest_bytes` of images, beyond which those unused for longest are removed."""
+    """Args: `folder` of the cache; `largest_bytes` of images, beyond which those unused for longest are removed;
+    `memory` in which each must fit."""
 
-    def __init__(self, pacs: PACS, folder: Path, largest_bytes: float) -> None:
-        self._pacs, self._folder, self._largest = pacs, folder, largest_bytes
+    def __init__(self, pacs: PACS, folder: Path, largest_bytes: float, memory: MemoryGuard) -> None:
+        self._pacs, self._folder, self._largest, self._memory = pacs, folder, largest_bytes, memory
         folder.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
 
     def image(self, series: Series) -> Path:
-        """The NIfTI file of a series. Raises `PACSError`, and `ImageError` when the series is no volume."""
+        """The NIfTI file of a series. Raises `PACSError`, `TooLargeError`, and `ImageError` when it is no volume."""
         folder = self._folder / "images" / series.uid
         with self._alone(series):
             if not folder.exists() or _has_grown(series, folder):
@@ -56,7 +64,7 @@ class PACSCache:
         folder = self._folder / "labels" / segmentation.uid
         with self._alone(segmentation):
             if not folder.exists():
-                with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:
+                with temporary_folder() as temporary, new_folder(folder) as made:
                     self._pacs.fetch(segmentation, Path(temporary))
                     shutil.copy(min(Path(temporary).iterdir()), made / "label.dcm")
         return folder / "label.dcm"
@@ -67,12 +75,14 @@ class PACSCache:
         return sum(sizes) + max(sizes, default=0) >= self._largest
 
     def _fetch_image(self, series: Series, folder: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="vqseg-") as temporary, new_folder(folder) as made:
+        with temporary_folder() as temporary, new_folder(folder) as made:
             self._pacs.fetch(series, Path(temporary))
             try:
+                self._memory.check_reading(declared_of(Path(temporary)), f"series {series.uid}")
                 array, grid = read_voxels(Path(temporary))
             except ImageError as error:
-                raise ImageError(f"series {series.uid}", str(error).removeprefix(f"{temporary}: ")) from None
+                words = str(error).removeprefix(f"{temporary}: ").removeprefix(f"{temporary}/")
+                raise ImageError(f"series {series.uid}", words) from None
             image = nib.Nifti1Image(array, grid.affine)
             image.header.set_xyzt_units("mm")
             nib.save(image, made / f"{series.uid}.nii.gz")
@@ -80,7 +90,7 @@ class PACSCache:
             for number, header in enumerate(series_headers(Path(temporary)).values()):
                 pydicom.dcmwrite(made / "headers" / f"{number:05d}.dcm", header)
             if folder.exists():
-                folder.rename(made.with_name("former"))
+                folder.rename(made.with_name(f"{series.uid}{_FORMER}"))
                 _size.cache_clear()
 
     def _make_room(self, keep: Path) -> None:
@@ -98,8 +108,29 @@ class PACSCache:
             return [folder for folder in (self._folder / "images").iterdir() if not folder.name.startswith(".")]
         return []
 
-    def _alone(self, series: Series) -> FileLock:
-        return FileLock(self._folder / f".{series.uid}.lock")
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left half-written; whoever is writing holds the lock of the series."""
+        for kind in ("images", "labels"):
+            for written in (self._folder / kind).glob(".writing-*/*"):
+                lock = self._lock(written.name.removesuffix(_FORMER))
+                with contextlib.suppress(Timeout), lock.acquire(blocking=False):
+                    shutil.rmtree(written.parent, ignore_errors=True)
+
+    def _lock(self, uid: str) -> FileLock:
+        return FileLock(self._folder / f".{uid}.lock")
+
+    @contextlib.contextmanager
+    def _alone(self, series: Series) -> Iterator[None]:
+        """Nobody else fetches this series meanwhile. Raises `AbandonedError` while it waits for that."""
+        lock = self._lock(series.uid)
+        while not lock.is_locked:
+            stop_if_abandoned()
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=1)
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _has_grown(series: Series, folder: Path) -> bool:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -36,11 +35,13 @@ from .datastore import check_tag
 from .errors_over_rest import UnknownError
 from .label_versions import LabelVersion, LabelVersions, utc, version_named
 from .labels import LabelSet
+from .memory_guard import MemoryGuard
 from .pacs import PACS, UID_PATTERN, PACSError, Series
 from .pacs_cache import PACSCache
 from .pacs_listing import Listing, PACSListing, Segmentation
 from .pacs_unsent import UnsentMasks
 from .result_files import result_file
+from .temporary_files import temporary_folder
 
 logger = logging.getLogger(__name__)
 FINAL = DefaultLabelTag.FINAL.value
@@ -49,7 +50,7 @@ MODALITIES = ("CT", "MR")
 
 class PACSStudies(Datastore):
     """Args: `pacs`; `folder` of the cache and `largest_bytes` of images in it; `label_set` says which structures there
-    are.
+    are; `memory` in which an image must fit.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class PACSStudies(Datastore):
         folder: Path,
         largest_bytes: float,
         label_set: LabelSet,
+        memory: MemoryGuard,
     ) -> None:
         self._pacs, self._folder, self._label_set = pacs, folder, label_set
-        self._cache = PACSCache(pacs, folder, largest_bytes)
+        self._cache = PACSCache(pacs, folder, largest_bytes, memory)
         self._held = PACSListing(pacs, MODALITIES)
         self._unsent = UnsentMasks(folder)
         self._versions = LabelVersions(folder / "label_versions")
@@ -94,6 +96,16 @@ class PACSStudies(Datastore):
     def image_on_disk(self, image_id: str) -> Path | None:
         """The file of an image that need not be fetched from the PACS; none when it must."""
         return self._cache.held(self._image(image_id))
+
+    def image_state(self, image_id: str) -> str:
+        """Changes when slices come to a series; those that it has never change."""
+        series = self._image(image_id)
+        return f"{series.uid} {series.size}"
+
+    def label_state(self, image_id: str) -> str:
+        """Changes with the final label of an image; empty without one."""
+        held = self._held.now().labels.get(image_id)
+        return held.series.uid if held else ""
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         return Path(self.get_image_uri(image_id)).read_bytes()
@@ -203,7 +215,7 @@ class PACSStudies(Datastore):
         told["label_info"] = [{"name": name, "idx": value} for name, value in known.items()]
         with (
             self._kept_when_refused(image_id, arrived, told, lambda file: write_mask(mask, grid, file)),
-            tempfile.TemporaryDirectory(prefix="vqseg-") as folder,
+            temporary_folder() as folder,
         ):
             file = Path(folder) / "label.dcm"
             self._write(mask, grid, series, known, Origin(creator, str(version) if version else None), file)
@@ -226,8 +238,12 @@ class PACSStudies(Datastore):
 
     def labels_state(self) -> Hashable:
         """Changes with every label that the PACS is known to hold."""
-        held = self._held.last or Listing()
+        held = self._held.watched()
         return tuple(one.series.uid for one in held.segmentations), len(held.labels)
+
+    def images_state(self) -> Hashable:
+        """Changes with every image that the PACS is known to hold, and with its slices."""
+        return tuple((series.uid, series.size) for series in self._held.watched().images.values())
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version, NIfTI or DICOM SEG. Raises `UnknownError`, and `DataError` when it is damaged."""

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # A label that somebody saves with another program is seen after this time; our own at once. For so long, too, a PACS
 # that failed is not asked again.
 _LIST_SECONDS = 5.0
+# After this time whoever only watches sees what other programs send: the server itself does so day and night.
+_WATCH_SECONDS = 20.0
 # For so long somebody who must not wait waits for the PACS all the same: mostly it answers within it.
 _PATIENCE_SECONDS = 2.0
 
@@ -59,8 +61,8 @@ class _Question:
     answered: float | None = None
     answer: Future[Listing] = field(default_factory=Future)
 
-    def is_old(self) -> bool:
-        return self.answered is not None and time.monotonic() - self.answered > _LIST_SECONDS
+    def is_old(self, seconds: float) -> bool:
+        return self.answered is not None and time.monotonic() - self.answered > seconds
 
 
 class PACSListing:
@@ -100,14 +102,20 @@ class PACSListing:
                 raise
             return self.last
 
+    def watched(self) -> Listing:
+        """What the PACS held when last it said, without waiting for it; it is asked again now and then."""
+        self._asked(_WATCH_SECONDS)
+        return self.last or Listing()
+
     def forget(self) -> None:
         """Ask again: something changed."""
         with self._lock:
             self._question = None
 
-    def _asked(self) -> _Question:
+    def _asked(self, seconds: float = _LIST_SECONDS) -> _Question:
+        """A question to the PACS whose answer is no older than these seconds."""
         with self._lock:
-            if self._question is None or self._question.is_old():
+            if self._question is None or self._question.is_old(seconds):
                 question = _Question()
                 threading.Thread(target=self._ask, args=(question,), name="pacs-listing", daemon=True).start()
                 self._question = question

@@ -19,11 +19,12 @@ from monailabel.config import settings
 
 from vqseg.errors import ConfigError
 
+from .bulkhead import AsksForPACS
 from .errors_over_rest import UnknownError
 from .pacs import UID_PATTERN, PACSError, answering, session
 from .request_rules import AsUser
 
-router = APIRouter()
+router = APIRouter(dependencies=[AsksForPACS])
 # One for all requests: the viewer asks for every slice, and a connection that is open is used again.
 _session = functools.cache(session)
 _INSTANCE = rf"/instances(/{UID_PATTERN}(/frames/[0-9,]+|/bulk/[\w./-]+)?)?"
@@ -38,10 +39,7 @@ _PASSED_BACK = ("content-type", "content-length", "content-range")
 @router.get("/proxy/dicom/{path:path}", include_in_schema=False)
 def read_pacs(request: Request, path: str, user: AsUser) -> StreamingResponse:
     """One DICOMweb request, with its query, answered as the PACS sends it."""
-    # Decoded until nothing changes: what the PACS would decode once more must not become another path.
-    while (decoded := unquote(path)) != path:
-        path = decoded
-    service, _, path = path.partition("/")
+    service, _, path = fully_decoded(path).partition("/")
     prefixes = {"qido": settings.MONAI_LABEL_QIDO_PREFIX, "wado": settings.MONAI_LABEL_WADO_PREFIX}
     if service not in prefixes or ".." in path or not _DICOMWEB.fullmatch(path):
         raise UnknownError("DICOMweb route", f"{service}/{path}", ["qido/studies/...", "wado/studies/..."])
@@ -62,6 +60,13 @@ def read_pacs(request: Request, path: str, user: AsUser) -> StreamingResponse:
 @router.post("/proxy/dicom/{path:path}", include_in_schema=False)
 def write_pacs(path: str, user: AsUser) -> None:
     raise ConfigError("the viewer only reads the PACS: labels are submitted (PUT /datastore/label), images sent to it")
+
+
+def fully_decoded(path: str) -> str:
+    """Decoded until nothing changes: what the PACS would decode once more must not become another path."""
+    while (decoded := unquote(path)) != path:
+        path = decoded
+    return path
 
 
 def _body(reply: requests.Response) -> Iterator[bytes]:

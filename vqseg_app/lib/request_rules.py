@@ -31,6 +31,19 @@ def client_address(request: Request) -> str:
 
 ClientAddress = Annotated[str, Depends(client_address)]
 
+
+def check_background(run_sync: bool = False) -> None:
+    """A dependency of routes that start a child. Raises `ConfigError`.
+
+    monailabel 0.8.5 can do the work in the server itself, where nothing limits it and stopping it is stopping the
+    server.
+    """
+    if run_sync:
+        raise ConfigError("run_sync: nothing runs inside the request; leave it out, and GET tells how far the work is")
+
+
+InBackground = Depends(check_background)
+
 # monailabel 0.8.5 merges `params` over these keys of the request, which come from the address instead.
 _RESERVED = (
     "image",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,8 @@ import numpy as np
 
 from vqseg.data.grid import Grid
 from vqseg.errors import ConfigError
+
+from .temporary_files import temporary_file
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 _DTYPES = ("uint8", "uint16", "int16", "int32", "uint32", "float32")
@@ -47,12 +47,11 @@ def write_result(mask: np.ndarray, grid: Grid, extension: str, dtype: str, compr
 @contextmanager
 def result_file(extension: str) -> Iterator[Path]:
     """A new temporary file to write to, which stays when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix="vqseg-", suffix=extension)
-    os.close(handle)
+    file = temporary_file(extension)
     try:
-        yield Path(name)
+        yield file
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Body, FastAPI, File, Form, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Body, FastAPI, Request
 from fastapi.middleware import Middleware
 from monailabel.config import settings
-from monailabel.endpoints import batch_infer, datastore, train
+from monailabel.endpoints import batch_infer, train
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
@@ -27,6 +26,8 @@ from vqseg.training.status import training_process
 from . import (
     codebook_routes,
     dashboard,
+    dataset_archive,
+    datastore_routes,
     health,
     inference_routes,
     label_routes,
@@ -42,16 +43,16 @@ from . import (
     viewer,
 )
 from .accounts import signature
-from .errors_over_rest import UnknownError, add_handlers
-from .labels import names_of
-from .request_rules import AsAdmin, AsAnnotator, AsUser, ClientAddress, check_body, json_object
+from .bulkhead import AsksForStudies
+from .datastore import check_tag
+from .errors_over_rest import add_handlers
+from .request_rules import AsAdmin, AsAnnotator, AsUser, ClientAddress, InBackground, check_body, without_reserved
 from .upload_limits import BodyLimit
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
 JSONBody = Annotated[dict[str, Any] | None, Body()]
-FormText = Annotated[str, Form()]
 
 
 def install(application: FastAPI, upload_gib: float) -> None:
@@ -62,6 +63,8 @@ def install(application: FastAPI, upload_gib: float) -> None:
     modules = (
         inference_routes,
         ranking,
+        datastore_routes,
+        dataset_archive,
         label_routes,
         model_routes,
         session_routes,
@@ -111,8 +114,8 @@ def _offer(strategy: str, client: str, params: dict[str, Any]) -> dict[str, Any]
     return {**info, **chosen, "strategy": offered}
 
 
-@router.post("/train/", tags=["Train"], include_in_schema=False)
-def run_all_trainings(user: AsAdmin, params: JSONBody = None, run_sync: bool = False) -> Any:
+@router.post("/train/", tags=["Train"], include_in_schema=False, dependencies=[AsksForStudies, InBackground])
+def run_all_trainings(user: AsAdmin, params: JSONBody = None) -> Any:
     """The body holds options for all trainers, and by name of a trainer options for it alone."""
     params = dict(params or {})
     trainers = list(app_instance().info()["trainers"])
@@ -122,17 +125,24 @@ def run_all_trainings(user: AsAdmin, params: JSONBody = None, run_sync: bool = F
         own = params.get(model) or {}
         if not isinstance(own, dict):
             raise ConfigError(f"{model}: expected the options of this trainer as a JSON object")
-        result[model] = {"result": run_training(model, user, {**common, **own}, run_sync), "detail": None}
+        result[model] = {"result": _start_training(model, {**common, **own}), "detail": None}
     return result
 
 
-@router.post("/train/{model}", tags=["Train"], summary="Train on the labelled and on all unlabelled studies")
-def run_training(
-    model: str, user: AsAdmin, params: JSONBody = None, run_sync: bool = False, enqueue: bool = False
-) -> Any:
+@router.post(
+    "/train/{model}",
+    tags=["Train"],
+    summary="Train on the labelled and on all unlabelled studies",
+    dependencies=[AsksForStudies, InBackground],
+)
+def run_training(model: str, user: AsAdmin, params: JSONBody = None, enqueue: bool = False) -> Any:
+    return _start_training(model, params, enqueue)
+
+
+def _start_training(model: str, params: dict[str, Any] | None, enqueue: bool = False) -> Any:
     params = check_body(params)
     app_instance().check_training(model, params)
-    return train.run_model(model, params, run_sync, enqueue)
+    return train.run_model(model, without_reserved(params), run_sync=False, enqueue=enqueue)
 
 
 @router.get("/train/", tags=["Train"], summary="The training that runs, or the last one")
@@ -142,7 +152,7 @@ def training_task(user: AsUser, all: bool = False, check_if_running: bool = Fals
     return train.status(all, check_if_running)
 
 
-@router.delete("/train/", tags=["Train"], summary="Stop the training; the next one goes on where it stood")
+@router.delete("/train/", tags=["Train"], summary="Stop the training; with the same options it can go on")
 def stop_training(user: AsAdmin, afterwards: BackgroundTasks) -> Any:
     app = app_instance()
     # It is killed, so it cannot write its report itself.
@@ -151,115 +161,43 @@ def stop_training(user: AsAdmin, afterwards: BackgroundTasks) -> Any:
     return app.orphan.stop() or train.stop()
 
 
-@router.post("/scoring/", tags=["Scoring"], include_in_schema=False)
+@router.post("/scoring/", tags=["Scoring"], include_in_schema=False, dependencies=[InBackground])
 def run_all_scorings(user: AsAnnotator) -> Any:
     return {method: {"result": task} for method, task in app_instance().async_scoring(None).items()}
 
 
-@router.post("/scoring/{method}", tags=["Scoring"], summary="Work out what a strategy chooses by, of all studies")
-def run_scoring(method: str, user: AsAnnotator, run_sync: bool = False, strategy: str = "random") -> Any:
+@router.post(
+    "/scoring/{method}",
+    tags=["Scoring"],
+    summary="Work out what a strategy chooses by, of all studies",
+    dependencies=[InBackground],
+)
+def run_scoring(method: str, user: AsAnnotator, strategy: str = "random") -> Any:
     app = app_instance()
     app.check_scoring(method)
-    wanted = {"strategy": app.strategy(strategy).name}
-    return app.scoring({"method": method, **wanted}) if run_sync else app.async_scoring(method, wanted)
+    return app.async_scoring(method, {"strategy": app.strategy(strategy).name})
 
 
-@router.post("/batch/infer/{model}", tags=["Infer"], summary="Segment many images and keep the masks")
+@router.post(
+    "/batch/infer/{model}",
+    tags=["Infer"],
+    summary="Segment many images and keep the masks",
+    dependencies=[InBackground],
+)
 def run_batch(
     model: str,
     user: AsAdmin,
     images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
     params: JSONBody = None,
-    run_sync: bool = False,
 ) -> Any:
     app_instance().check_model(model)
     params = {key: value for key, value in check_body(params).items() if key in ("label_tag", "max_batch_size")}
-    return batch_infer.run(model, images, params, run_sync)
+    check_tag(str(params.get("label_tag") or DefaultLabelTag.ORIGINAL.value))
+    if not isinstance(params.get("max_batch_size") or 0, int):
+        raise ConfigError(f"max_batch_size={params['max_batch_size']!r}: expected a number of images")
+    return batch_infer.run(model, images, params, run_sync=False)
 
 
 @router.get("/info/", tags=["App"], summary="What the server has, and how its training stands")
 def describe_server(user: AsUser) -> Any:
     return app_instance().info()
-
-
-@router.get("/datastore/image", tags=["Datastore"], summary="Download an image")
-def download_image(user: AsUser, image: str) -> Any:
-    return datastore.download_image(image)
-
-
-@router.head("/datastore/image", include_in_schema=False)
-def look_for_image(user: AsUser, image: str, check_sum: str | None = None) -> Any:
-    return datastore.download_image(image, check_only=True, check_sum=check_sum)
-
-
-@router.get("/datastore/label", tags=["Datastore"], summary="Download a label")
-def download_label(user: AsUser, label: str, tag: str) -> Any:
-    return datastore.download_label(label, tag)
-
-
-@router.head("/datastore/label", include_in_schema=False)
-def look_for_label(user: AsUser, image: str, tag: str) -> Any:
-    return datastore.download_label(image, tag, check_only=True)
-
-
-@router.put("/datastore/", tags=["Datastore"], include_in_schema=False)
-@router.put("/datastore/image", tags=["Datastore"], summary="Add an image")
-def add_image(
-    user: AsAnnotator,
-    file: Annotated[UploadFile, File()],
-    image: str | None = None,
-    params: FormText = "{}",
-) -> Any:
-    info = {**json_object(params), "user": user.username}
-    app = app_instance()
-    name = image or Path(file.filename or "").name.partition(".")[0]
-    with app.uploads.received(file, name) as received:
-        return {"image": app.datastore().add_image(name, str(received), info)}
-
-
-@router.put("/datastore/label", tags=["Datastore"], summary="Submit a label")
-def save_label(
-    user: AsAnnotator,
-    address: ClientAddress,
-    image: str,
-    label: Annotated[UploadFile, File()],
-    params: FormText = "{}",
-    tag: str = DefaultLabelTag.FINAL.value,
-) -> Any:
-    given, app = json_object(params), app_instance()
-    proposed = app.proposals.version(image, given.get("client_id"), address)
-    info = given | {"model_version": given.get("model_version") or proposed} | signature(user)
-    with app.uploads.received(label, image, is_mask=True) as received:
-        kept = app.datastore().save_label(image, str(received), tag or DefaultLabelTag.FINAL.value, info)
-    return {**(app.on_save_label(image, kept) or {}), "image": image, "label": kept}
-
-
-@router.get("/datastore/image/info", tags=["Datastore"], summary="What is kept with an image")
-def image_info(user: AsUser, image: str) -> Any:
-    return app_instance().datastore().get_image_info(app_instance().check_image(image))
-
-
-@router.put("/datastore/image/info", tags=["Datastore"], summary="Add to what is kept with an image")
-def update_image_info(user: AsAnnotator, image: str, info: FormText = "{}") -> Any:
-    json_object(info, "info")
-    app_instance().check_image(image)
-    return datastore.update_image_info(image, info, user.username)
-
-
-@router.get("/datastore/label/info", tags=["Datastore"], summary="What is kept with a label")
-def label_info(user: AsUser, label: str, tag: str) -> Any:
-    studies = app_instance().datastore()
-    if tag not in studies.get_labels_by_image_id(app_instance().check_image(label)):
-        raise UnknownError(f"label ({tag})", label, studies.get_labeled_images(tag))
-    return studies.get_label_info(label, tag)
-
-
-@router.put("/datastore/label/info", tags=["Datastore"], summary="Add to what is kept with a label")
-def update_label_info(user: AsAnnotator, label: str, tag: str, info: FormText = "{}") -> Any:
-    names_of(json_object(info, "info").get("label_info"))
-    return datastore.update_label_info(label, tag, info, user.username)
-
-
-@router.put("/datastore/updatelabelinfo", tags=["Datastore"], include_in_schema=False)
-def update_label_info_as_before(user: AsAnnotator, label: str, tag: str, params: FormText = "{}") -> Any:
-    return update_label_info(user, label, tag, params)

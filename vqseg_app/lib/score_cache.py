@@ -15,48 +15,39 @@ from .model_files import ModelFiles
 
 
 class ScoreCache:
-    """Signals belong to the content of an image and the identity of a model; the Dice of a label to that of the label
-    too. Args: `folder`; `tokens`, to which the use of codes is rarefied.
+    """Signals belong to the `content` of an image, its checksum, and the identity of a model; the Dice of a label to
+    the label's content too. Args: `folder`; `tokens`, to which the use of codes is rarefied.
 
     In memory are the signals of one model at a time: reading ten thousand files takes longer than ranking them.
     """
 
     def __init__(self, folder: Path, tokens: int) -> None:
         self._tokens = tokens
-        self._checksums = Checksums(folder / "checksums")
+        self.checksums = Checksums(folder / "checksums")
         self._files = ModelFiles(folder / "models")
         self._in_memory: tuple[str, dict[str, SparseSignals]] = ("", {})
 
-    def content(self, *files: Path) -> tuple[str, ...]:
-        """Changes with the content of the files."""
-        return tuple(map(self._checksums.of, files))
-
-    def signals(self, model: str, image: Path, draws: int = 0, *, at_hand: bool = False) -> SparseSignals | None:
-        """Signals of an image, with those of so many QPM `draws`; none when they are not there or damaged, or, with
-        `at_hand`, when the whole image would have to be read to know."""
-        checksum = self._checksums.known(image) if at_hand else self._checksums.of(image)
-        if checksum is None:
-            return None
-        found = self._of(model).get(checksum)
+    def signals(self, model: str, content: str, draws: int = 0) -> SparseSignals | None:
+        """Signals of an image, with those of so many QPM `draws`; none when they are not there or damaged."""
+        found = self._of(model).get(content)
         if _has(found, draws):
             return found
-        stored = self._files.read(model, f"{checksum}.npz", SparseSignals.read)
-        return self._remember(model, checksum, stored) if stored and _has(stored, draws) else None
+        stored = self._files.read(model, f"{content}.npz", SparseSignals.read)
+        return self._remember(model, content, stored) if stored and _has(stored, draws) else None
 
-    def keep_signals(self, model: str, image: Path, signals: StudySignals, draws: int = 0) -> SparseSignals:
-        """Keep the signals of an image."""
-        checksum = self._checksums.of(image)
-        kept = self._remember(model, checksum, SparseSignals.of(signals, draws=draws))
-        self._files.write(model, f"{checksum}.npz", kept.write)
+    def keep_signals(self, model: str, content: str, signals: StudySignals, draws: int = 0) -> SparseSignals:
+        """Keep the signals of an image, whose content must be what it was when the model began to look at it."""
+        kept = self._remember(model, content, SparseSignals.of(signals, draws=draws))
+        self._files.write(model, f"{content}.npz", kept.write)
         return kept
 
-    def label_dice(self, model: str, image: Path, label: Path) -> np.ndarray | None:
-        """Dice (L,) of a model's mask and a label; none when it is not there or damaged."""
-        return self._files.read(model, self._of_label(image, label), _read_dice)
+    def label_dice(self, model: str, content: str, label: str) -> np.ndarray | None:
+        """Dice (L,) of a model's mask and a label of this content; none when it is not there or damaged."""
+        return self._files.read(model, _of_label(content, label), _read_dice)
 
-    def keep_label_dice(self, model: str, image: Path, label: Path, dice: np.ndarray) -> None:
+    def keep_label_dice(self, model: str, content: str, label: str, dice: np.ndarray) -> None:
         """Keep the Dice (L,) of a model's mask and a label."""
-        self._files.write(model, self._of_label(image, label), lambda file: np.save(file, dice, allow_pickle=False))
+        self._files.write(model, _of_label(content, label), lambda file: np.save(file, dice, allow_pickle=False))
 
     def forget_all_but(self, model: str) -> None:
         """Drop what belongs to other models, on disk."""
@@ -67,13 +58,14 @@ class ScoreCache:
             self._in_memory = (model, {})
         return self._in_memory[1]
 
-    def _remember(self, model: str, checksum: str, signals: SparseSignals) -> SparseSignals:
+    def _remember(self, model: str, content: str, signals: SparseSignals) -> SparseSignals:
         # The setting may be another than when a file was written.
-        remembered = self._of(model)[checksum] = signals.rarefied(self._tokens)
+        remembered = self._of(model)[content] = signals.rarefied(self._tokens)
         return remembered
 
-    def _of_label(self, image: Path, label: Path) -> str:
-        return f"{self._checksums.of(image)[:32]}-{self._checksums.of(label)[:32]}.npy"
+
+def _of_label(content: str, label: str) -> str:
+    return f"{content[:32]}-{label[:32]}.npy"
 
 
 def _has(signals: SparseSignals | None, draws: int) -> bool:

@@ -16,11 +16,12 @@ from vqseg.store import ModelVersion
 from .cold_start import ColdStart
 from .gathering import Gathered, gather
 from .live_model import identity_of
+from .memory_guard import MemoryGuard
 from .process import give_way, stop_without_server
 from .score_cache import ScoreCache
 from .scoring_progress import ScoringProgress, read_progress
 from .selection import draws_for
-from .sources import DiceOfLabels, SignalsOfImages
+from .sources import DiceOfLabels, SignalsOfImages, forget_gone_images
 
 # Requests and trainings go first on a machine that is busy.
 _NICENESS = 19
@@ -32,9 +33,12 @@ class VQSegScoring(ScoringMethod):
     Nothing is written to the datastore: it is kept as one file by every process and would lose labels.
     """
 
-    def __init__(self, cold_start: ColdStart, cache: ScoreCache, settings: Active, folder: Path) -> None:
+    def __init__(
+        self, cold_start: ColdStart, cache: ScoreCache, memory: MemoryGuard, settings: Active, folder: Path
+    ) -> None:
         super().__init__("What the strategies choose by, of all studies under the live model")
-        self._cold_start, self._cache, self._settings, self._folder = cold_start, cache, settings, folder
+        self._cold_start, self._cache, self._memory = cold_start, cache, memory
+        self._settings, self._folder = settings, folder
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), **read_progress(self._folder)}
@@ -65,12 +69,14 @@ class VQSegScoring(ScoringMethod):
                 stop_without_server()
                 progress.tell(version, done, total)
 
-            scored = gather(studies, SignalsOfImages(datastore, model, self._cache, draws), model, told=told)
+            signals = SignalsOfImages(datastore, model, self._cache, self._memory, draws)
+            scored = gather(studies, signals, model, told=told)
             reviewed = labelled if scored.version.segments else []
-            differing = gather(reviewed, DiceOfLabels(datastore, model, self._cache), model)
+            differing = gather(reviewed, DiceOfLabels(datastore, model, self._cache, self._memory), model)
             progress.finish(scored.version, len(studies), scored.left_out, differing.left_out)
             is_live = self._cold_start.comparing().identity() == identity_of(scored.version)
             if is_live and set(datastore.list_images()) <= set(studies):
                 # Now that the live version has seen every study, nobody asks for what another says.
                 self._cache.forget_all_but(identity_of(scored.version))
+                forget_gone_images(datastore, self._cache)
                 return scored

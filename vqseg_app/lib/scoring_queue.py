@@ -1,7 +1,7 @@
-"""At most one scoring at a time, waiting or running, and a new one for every version that goes live.
+"""At most one scoring at a time, waiting or running, and a new one whenever there is something new to score.
 
-monailabel 0.8.5 queues one for every request, without bound, and none when a training publishes: that happens in
-another process, so this one looks.
+monailabel 0.8.5 queues one for every request, without bound, and none when a training publishes or a study comes: that
+happens in other processes, so this one looks.
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from monailabel.utils.async_tasks.utils import run_background_task, tasks
-
-from vqseg.store import ModelVersion
-
-from .live_model import identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +36,17 @@ def queue_scoring(
         return run_background_task(request, _METHOD, ended)
 
 
-def score_every_version(live: Callable[[], ModelVersion | None], queue: Callable[[], dict[str, Any]]) -> None:
-    """Queue a scoring of each version that goes live; never ends."""
-    scored: str | None = None
+def score_every_change(state: Callable[[], Hashable | None], queue: Callable[[], dict[str, Any]]) -> None:
+    """Queue a scoring of each `state`, which is None while there is nothing to score; never ends."""
+    scored: Hashable | None = None
     while True:
-        version = live()
-        if version is not None and identity_of(version) != scored:
-            known = {task["id"] for task in tasks(_METHOD)}
-            try:
-                # One that runs may be about to end, without having seen this version.
+        try:
+            now = state()
+            if now is not None and now != scored:
+                known = {task["id"] for task in tasks(_METHOD)}
+                # One that runs may be about to end, without having seen this state.
                 if queue()["id"] not in known:
-                    scored = identity_of(version)
-            except Exception as error:  # whatever it is, the next version must be scored
-                logger.warning("scoring: %s", error)
+                    scored = now
+        except Exception as error:  # whatever it is, the next state must be scored
+            logger.warning("scoring: %s", error)
         time.sleep(_SECONDS_BETWEEN_LOOKS)

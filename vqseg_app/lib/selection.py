@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from vqseg.config import Active
 from .cold_start import ColdStart
 from .gathering import Gathered, gather
 from .live_model import LiveModel
+from .memory_guard import MemoryGuard
 from .score_cache import ScoreCache
 from .sources import DiceOfLabels, SignalsOfImages
 
@@ -43,8 +44,11 @@ class Selection:
 class Selector:
     """Ranks by any strategy. Where one cannot be served, studies are drawn at random, and the note says why."""
 
-    def __init__(self, settings: Active, live: LiveModel, cold_start: ColdStart, cache: ScoreCache) -> None:
-        self._settings, self._live, self._cold_start, self._cache = settings, live, cold_start, cache
+    def __init__(
+        self, settings: Active, live: LiveModel, cold_start: ColdStart, cache: ScoreCache, memory: MemoryGuard
+    ) -> None:
+        self._settings, self._live, self._cold_start = settings, live, cold_start
+        self._cache, self._memory = cache, memory
 
     def select(
         self,
@@ -67,7 +71,8 @@ class Selector:
         candidates, soon = sorted(unlabelled - held), sorted(unlabelled & held)
         model = self._cold_start.comparing()
         asked, name = name, self._cold_start.strategy(name, model)
-        version, needs = model.version(), STRATEGIES[name].needs
+        version, strategy = model.version(), make_strategy(name, self._settings)
+        needs = strategy.needs
 
         def by_chance(why: str) -> Selection:
             note = f"{why}: chosen by {UNIFORM} instead of {asked}" if why else ""
@@ -80,10 +85,10 @@ class Selector:
             return by_chance("")
         if version is None:
             return by_chance("there is no trained model yet")
-        if STRATEGIES[name].needs_codebook() and not version.config.model.has_codebook:
+        if strategy.needs_codebook() and not version.config.model.has_codebook:
             return by_chance("the live model has no codebook")
         compared = sorted({*labelled, *soon} - set(unusable)) if needs & _OF_LABELLED else []
-        source = SignalsOfImages(datastore, model, self._cache, draws_for(name, self._settings))
+        source = SignalsOfImages(datastore, model, self._cache, self._memory, draws_for(name, self._settings))
         # In one go, so that all are seen by one model; the labelled first, for without them every study looks new.
         gathered = gather([*compared, *candidates], source, model, seconds)
         known, seen = gathered.of(compared), replace(gathered.of(candidates), left_out=gathered.left_out)
@@ -100,8 +105,9 @@ class Selector:
             structures=tuple(gathered.version.config.data.labels),
             progress=len(labelled) / (len(labelled) + len(unlabelled)),
             needs=needs,
+            replacement_codes=model.predictor().replacement_codes if "disagreement" in needs else float("nan"),
         )
-        selection = _selection(name, make_strategy(name, self._settings).rank(pool, generator), candidates, seen)
+        selection = _selection(name, strategy.rank(pool, generator), candidates, seen)
         if version.segments:
             return selection
         before = f"before the first training studies are compared by a codebook learnt from images alone: {name}"
@@ -116,7 +122,8 @@ class Selector:
         if self._live.version() is None:
             note = "there is no trained model yet that labels could be compared with"
             return Selection(name, strategy.rank(Pool([]), generator), labelled, None, note=note)
-        seen = gather(labelled, DiceOfLabels(datastore, self._live, self._cache), self._live, seconds)
+        source = DiceOfLabels(datastore, self._live, self._cache, self._memory)
+        seen = gather(labelled, source, self._live, seconds)
         pool = review_pool(seen.found, tuple(seen.version.config.data.labels))
         return _selection(name, strategy.rank(pool, generator), labelled, seen)
 
@@ -130,9 +137,14 @@ def _notes(seen: Gathered) -> Iterator[str]:
     if seen.missing:
         yield f"{len(seen.missing)} studies are not scored yet and took no part"
     if seen.left_out:
-        yield f"left out: {'; '.join(f'{study} ({reason})' for study, reason in seen.left_out.items())}"
+        yield left_out_in_words(seen.left_out)
+
+
+def left_out_in_words(left_out: Mapping[str, str]) -> str:
+    """Of a note: which studies took no part, and why."""
+    return f"left out: {'; '.join(f'{study} ({reason})' for study, reason in left_out.items())}"
 
 
 def draws_for(name: str, settings: Active) -> int:
     """QPM draws that a strategy needs, 0 for none."""
-    return settings.draws if name in STRATEGIES and "disagreement" in STRATEGIES[name].needs else 0
+    return settings.draws if name in STRATEGIES and "disagreement" in make_strategy(name, settings).needs else 0

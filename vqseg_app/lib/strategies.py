@@ -13,13 +13,14 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES
 from vqseg.data.reading import read_image
-from vqseg.errors import ConfigError, ImageError
+from vqseg.errors import ConfigError
 
-from .errors_over_rest import UnknownError
+from .gathering import UNUSABLE, reason_of
 from .live_model import LiveModel
-from .pacs import PACSAwayError, PACSError
+from .memory_guard import MemoryGuard
+from .pacs import PACSAwayError
 from .reservations import Reservations
-from .selection import Selector
+from .selection import Selector, left_out_in_words
 
 logger = logging.getLogger(__name__)
 ANONYMOUS = "anonymous"
@@ -30,12 +31,19 @@ class NextStudy(Strategy):
     """Ranks the studies and reserves the best one that no other client holds."""
 
     def __init__(
-        self, name: str, selector: Selector, live: LiveModel, reservations: Reservations, seconds: float
+        self,
+        name: str,
+        selector: Selector,
+        live: LiveModel,
+        memory: MemoryGuard,
+        reservations: Reservations,
+        seconds: float,
     ) -> None:
         super().__init__(describe(name))
         self.name = name
         self._selector = selector
         self._live = live
+        self._memory = memory
         self._reservations = reservations
         self._seconds = seconds
 
@@ -49,14 +57,16 @@ class NextStudy(Strategy):
             self.name, datastore, np.random.default_rng(), held=held, seconds=self._seconds
         )
         ranked = selection.ranking.ids
-        remaining = list(ranked)
+        remaining, unusable = list(ranked), {}
         while (chosen := self._reservations.take_first(remaining, client)) is not None:
-            if chosen in selection.scored or is_readable(datastore, chosen):
+            if chosen in selection.scored or not (fault := self._fault(datastore, chosen)):
                 break
+            unusable[chosen] = fault
             remaining.remove(chosen)
         if chosen is None:
             return {}
         place = ranked.index(chosen)
+        note = "; ".join(filter(None, [selection.note, left_out_in_words(unusable) if unusable else ""]))
         return {
             **selection.ranking[place].as_values(place + 1),
             "strategy_used": selection.strategy,
@@ -64,8 +74,21 @@ class NextStudy(Strategy):
             "labelled" if review else "unlabelled": len(selection.candidates),
             "missing": len(selection.missing),
             "model_version": selection.model_version,
-            **({"note": selection.note} if selection.note else {}),
+            **({"note": note} if note else {}),
         }
+
+    def _fault(self, datastore: Datastore, image: str) -> str:
+        """Why nobody can open the image that is about to be handed out; empty when somebody can."""
+        try:
+            file = Path(datastore.get_image_uri(image))
+            self._memory.check_file(file)  # to be read alone: no model looks at what is chosen by chance
+            read_image(file)
+        except PACSAwayError:
+            raise
+        except UNUSABLE as error:
+            logger.warning("not handed out: %s", error)
+            return reason_of(error)
+        return ""
 
 
 def default_strategy(name: str) -> str:
@@ -73,18 +96,6 @@ def default_strategy(name: str) -> str:
     if name not in STRATEGIES:
         raise ConfigError(f"active.strategy: the server has no strategy {name!r}; it has: {', '.join(STRATEGIES)}")
     return name
-
-
-def is_readable(datastore: Datastore, image: str) -> bool:
-    """Whether somebody can open the image that is about to be handed out."""
-    try:
-        read_image(Path(datastore.get_image_uri(image)))
-    except PACSAwayError:
-        raise
-    except (ImageError, PACSError, UnknownError) as error:
-        logger.warning("not handed out: %s", error)
-        return False
-    return True
 
 
 def describe(name: str) -> str:

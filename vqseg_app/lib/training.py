@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +16,17 @@ from monailabel.interfaces.tasks.train import TrainTask
 from vqseg.config import Config, option_names
 from vqseg.data.studies import Study
 from vqseg.devices import choose_device
-from vqseg.errors import ConfigError, DataError, ImageError
+from vqseg.errors import ConfigError, DataError, VQSegError
+from vqseg.files import read_json, write_json
 from vqseg.training.methods import check_method
-from vqseg.training.run import train
+from vqseg.training.run import learnt_with, train
 from vqseg.training.status import read_status
 from vqseg.training.tracking import check_trackers
 
-from .errors_over_rest import ConflictError, UnknownError
+from .errors_over_rest import ConflictError
+from .gathering import UNUSABLE
 from .labels import FINAL, check_stored_names
 from .options import Options
-from .pacs import PACSError
 from .pacs_datastore import PACSStudies
 from .process import give_way
 
@@ -36,8 +40,12 @@ _ON_START_ONLY = {
     "model.pretrained": "names files on the server",
     "train.compile": "starts a compiler on the server",
 }
+# Other trainers make it the name of a folder (monailabel 0.8.5); this one only lets it pass.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
 # Added by the clients and by MONAI Label 0.8.5 itself on the way to the child process.
 _OF_MONAI_LABEL = ("model", "name", "client_id", "gpus", "multi_gpu", "local_rank", "run_sync", "enqueue")
+_BEGUN_FILE = "begun.json"
+_STOPPED = ("stopped", "interrupted")
 
 
 class VQSegTraining(TrainTask):
@@ -65,36 +73,64 @@ class VQSegTraining(TrainTask):
             "best_metric": status.get("best_metric") or 0.0,
             # Slicer takes a training with a total time for finished.
             "total_time": "" if running else _clock(status.get("elapsed_seconds") or 0),
+            "continue_with": self._continue_with(status) if status.get("state") in _STOPPED else None,
         }
 
     def check(self, request: Mapping[str, Any], datastore: Datastore) -> tuple[Config, str, str]:
         """Settings, method and device of a request. Raises `ConfigError` or `DataError` in words."""
-        known = [*_SHORT, *_OWN, *option_names()]
-        overrides = {}
+        known = _known_options()
         for key, value in request.items():
             if key in _ON_START_ONLY and value != "none":
                 raise ConfigError(f"{key} {_ON_START_ONLY[key]}; it can be given on start only, with --conf")
-            if key in _SHORT or key in option_names():
-                overrides[_SHORT.get(key, key)] = value
-            elif key not in _OWN and key not in _OF_MONAI_LABEL:
+            if key not in known and key not in _OF_MONAI_LABEL:
                 raise ConfigError(f"unknown training option {key!r}; known options: {', '.join(known)}")
+        if request.get("name") and not _NAME.fullmatch(str(request["name"])):
+            raise ConfigError("name: expected up to 64 letters, digits, spaces, - and _")
         labelled = datastore.get_labeled_images()
         if not labelled:
             raise DataError("no study is labelled yet: submit the label of at least one study, then train")
         labels = self._labels()
-        if not labels and "data.labels" not in overrides:
+        if not labels and "data.labels" not in request:
             raise DataError(
                 "the names of the structures are not known: start the server with --labels a,b, or put a labels.json "
                 'like {"a": 1, "b": 2} into the studies folder'
             )
-        method = str(request.get("method", self._options.method))
+        config, method = self._settings(request, labels)
         device = str(request.get("device") or self._options.device)
         choose_device(device)
-        config = self._options.config({"data.labels": labels, **overrides})
         check_method(method, config)
         check_trackers(config.tracking.to)
         check_stored_names(datastore, config.data.labels)
         return config, method, device
+
+    def _settings(self, request: Mapping[str, Any], labels: Mapping[str, int]) -> tuple[Config, str]:
+        overrides = {_SHORT.get(key, key): value for key, value in request.items() if key in (*_SHORT, *option_names())}
+        config = self._options.config({"data.labels": labels, **overrides})
+        return config, str(request.get("method", self._options.method))
+
+    def keep_request(self, request: Mapping[str, Any]) -> None:
+        """Keep the options of the training that this process begins, for whoever continues it after a stop."""
+        options = {key: value for key, value in request.items() if key in _known_options()}
+        begun = {"pid": os.getpid(), "options": options, "settings": self._learnt_with(options)}
+        # Without it a stop is followed by a new training, which is no reason not to train.
+        with contextlib.suppress(OSError):
+            write_json(self._run / _BEGUN_FILE, begun)
+
+    def _continue_with(self, status: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The options with which the stopped training goes on where it stood; none where it would begin anew."""
+        begun = read_json(self._run / _BEGUN_FILE)
+        # A training of the command line in the same folder keeps no options.
+        if not isinstance(begun, dict) or begun.get("pid") != status.get("pid"):
+            return None
+        try:
+            # Since then the server may have been started with others, or a label may have brought a new structure.
+            same = self._learnt_with(begun["options"]) == begun["settings"]
+        except (VQSegError, LookupError, TypeError, AttributeError):
+            return None
+        return begun["options"] if same else None
+
+    def _learnt_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return learnt_with(*self._settings(options, self._labels()))
 
     def check_free(self) -> None:
         """Raises `ConflictError` when a training runs in this folder, be it one that outlived its server."""
@@ -109,8 +145,13 @@ class VQSegTraining(TrainTask):
         config, method, device = self.check(request, datastore)
         pool = pool_of(datastore)
         give_way(_NICENESS)
+        self.keep_request(request)
         train(pool.studies, self._run, config, method=method, device=device, resume=True, left_out=pool.left_out)
         return self.stats()
+
+
+def _known_options() -> list[str]:
+    return [*_SHORT, *_OWN, *option_names()]
 
 
 @dataclass(frozen=True)
@@ -131,7 +172,7 @@ def pool_of(datastore: Datastore) -> Pool:
             label = datastore.get_label_by_image_id(image, FINAL) if image in labelled else ""
             uri = datastore.get_label_uri(label, FINAL) if label else ""
             studies.append(Study(image, Path(datastore.get_image_uri(image)), Path(uri) if uri else None))
-        except (ImageError, PACSError, UnknownError) as error:
+        except UNUSABLE as error:
             left_out[image] = str(error)
     for image in set(datastore.list_images()) - {study.id for study in studies} - set(left_out):
         left_out[image] = "it does not fit into the cache of the PACS any more (--conf pacs_cache_gb)"

@@ -7,33 +7,44 @@ that the client chose, and stays there when the request fails.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from anyio import move_on_after
-from fastapi import UploadFile
+from fastapi import FastAPI, UploadFile
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vqseg.data.header import read_declared
+from vqseg.data.header import DeclaredVoxels, read_declared
 from vqseg.errors import ConfigError, ImageError
 
 from .errors_over_rest import TooLargeError
 from .memory_guard import MemoryGuard
+from .temporary_files import temporary_folder
 
 _GIB = 2**30
 # A form goes to the disk as it comes; any other body is held in memory, and none here needs as much as this.
 _LARGEST_IN_MEMORY = 2**20
+# Of a form its fields stay in memory, and of each file what comes first: starlette 1.10 allows 1000 of 1 MiB of either.
+_FIELDS = {"max_fields": 20, "max_part_size": 2**18}
+_FIRST_OF_A_FILE = 2**16
 _LINGER_SECONDS = 5
 _CLOSE = {"Connection": "close"}
 _IMAGES = (".nii.gz", ".nii", ".dcm")
 # What OHIF sends: the voxels of a mask, one byte each.
 _BARE = ".bin"
+
+
+def limit_forms(application: FastAPI) -> None:
+    """Bound the memory that the forms of a running application take, whichever of its routes reads them."""
+    application.router.form_limits = _FIELDS
+    # There is no setting for it; the parser is made inside of `Request.form`.
+    MultiPartParser.spool_max_size = _FIRST_OF_A_FILE
 
 
 class BodyLimit:
@@ -101,18 +112,11 @@ class UploadLimits:
     def check(self, upload: UploadFile, name: str = "", *, is_mask: bool = False) -> None:
         """Raises `TooLargeError`, and of an image `ConfigError` for another kind of file and `ImageError` when its
         header cannot be read; of a mask whoever reads it says so. `name` stands in messages."""
-        name = name or Path(upload.filename or "upload").name
-        if _ending(upload, is_mask) == _BARE:
-            return
-        upload.file.seek(0)
-        try:
-            declared = read_declared(upload.file, name)
-        except ImageError:
-            if is_mask:
-                return
-            raise
-        finally:
-            upload.file.seek(0)
+        name = name or _name(upload)
+        self.memory.check_reading(self._checked(upload, name, is_mask), name)
+
+    def _checked(self, upload: UploadFile, name: str, is_mask: bool) -> DeclaredVoxels:
+        declared = _declared(upload, name, is_mask)
         for what, found, limit, option in (
             ("GiB of voxels", declared.stored_bytes / _GIB, self.unpacked_gib, "upload_unpacked_gib"),
             ("million voxels", declared.voxels / 1e6, self.megavoxels, "upload_megavoxels"),
@@ -121,18 +125,39 @@ class UploadLimits:
                 raise TooLargeError(
                     f"{name}: it holds {found:.3g} {what}; at most {limit:g} are taken (--conf {option})"
                 )
-        self.memory.check_reading(declared, name)
+        return declared
 
     @contextmanager
     def received(self, upload: UploadFile, name: str = "", *, is_mask: bool = False) -> Iterator[Path]:
-        """A checked upload as a temporary file, gone when the block ends. Raises as `check` does."""
-        self.check(upload, name, is_mask=is_mask)
-        with tempfile.TemporaryDirectory(prefix="vqseg-") as folder:
+        """A checked upload as a temporary file, gone when the block ends. Raises as `check` does, and `HTTPException`
+        (503) when others take the memory for too long."""
+        name = name or _name(upload)
+        declared = self._checked(upload, name, is_mask)
+        with self.memory.room_for(declared, name), temporary_folder() as folder:
             # Not the client's name for it, of which only the ending means anything.
             file = Path(folder) / f"upload{_ending(upload, is_mask)}"
             with file.open("wb") as written:
                 shutil.copyfileobj(upload.file, written)
             yield file
+
+
+def _declared(upload: UploadFile, name: str, is_mask: bool) -> DeclaredVoxels:
+    """What an upload says of its voxels; a mask whose header cannot be read has none, for they are never read."""
+    upload.file.seek(0)
+    try:
+        if _ending(upload, is_mask) == _BARE:
+            return DeclaredVoxels((upload.size or 0,), 8)
+        return read_declared(upload.file, name)
+    except ImageError:
+        if is_mask:
+            return DeclaredVoxels((0,), 8)
+        raise
+    finally:
+        upload.file.seek(0)
+
+
+def _name(upload: UploadFile) -> str:
+    return Path(upload.filename or "upload").name
 
 
 def _ending(upload: UploadFile, is_mask: bool) -> str:

@@ -58,8 +58,10 @@ class Watch:
 
 
 def watch_requests(application: FastAPI, metrics: Metrics, audit: AuditLog) -> None:
-    """Watch all requests of the running application, once its middleware is built anew."""
+    """Watch all requests of the running application, those among them that its other middleware refuses."""
     application.user_middleware.insert(0, Middleware(Watch, metrics=metrics, audit=audit))
+    # It was built before the application started (starlette 1.10).
+    application.middleware_stack = application.build_middleware_stack()
 
 
 def route_of(scope: Any) -> str:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_RETRY_AFTER = {"Retry-After": "10"}  # seconds
+RETRY_AFTER = {"Retry-After": "10"}  # seconds
 # nginx's number for it; nobody reads the answer, but the log does.
 _CLIENT_GONE = 499
 
@@ -56,23 +56,31 @@ def stop_if_abandoned() -> None:
 
 
 class WorkQueue:
-    """One at a time, for there is one model on one device, and first come, first served.
+    """First come, first served; one at a time unless told otherwise, for there is one model on one device.
 
-    Args: `kind` of work, for messages; `waiting` requests at most, beside the one that runs; `seconds` from a request's
-    arrival to its end.
+    Args: `kind` of work, for messages; `waiting` requests at most, beside those that are `running`; `seconds` from a
+    request's arrival to its end.
     """
 
-    def __init__(self, kind: str, waiting: int, seconds: float) -> None:
-        self._kind, self._waiting, self._seconds = kind, waiting, seconds
+    def __init__(self, kind: str, waiting: int, seconds: float, running: int = 1) -> None:
+        self._kind, self._waiting, self._seconds, self._running = kind, waiting, seconds, running
         self._held, self._counting = 0, threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=kind)
+        self._threads = ThreadPoolExecutor(running, thread_name_prefix=kind)
 
     def length(self) -> int:
         """How many wait for their turn."""
-        return max(0, self._held - 1)
+        return max(0, self._held - self._running)
 
-    async def run(self, request: Request, work: Callable[[], T], discard: Callable[[], None] = lambda: None) -> T:
-        """What `work` returns, once it is its turn. The body of `request` must have been read.
+    async def run(
+        self,
+        request: Request,
+        work: Callable[[], T],
+        discard: Callable[[], None] = lambda: None,
+        *,
+        spent: float = 0.0,
+    ) -> T:
+        """What `work` returns, once it is its turn. The body of `request` must have been read; `spent` seconds of its
+        time are over already.
 
         When nobody waits any more, `stop_if_abandoned` ends the work, and whatever it left is removed by `discard`,
         once, in any thread. Raises `HTTPException`: 503 when the line is full or the time ended in it, 504 when it
@@ -80,13 +88,15 @@ class WorkQueue:
         """
         if not self._take_place():
             words = f"{self._waiting} {self._kind}s are waiting already: try again later"
-            raise HTTPException(503, words, _RETRY_AFTER)
+            raise HTTPException(503, words, RETRY_AFTER)
         job = _Job()
-        ended: Future[T] = self._thread.submit(job.run, work)
+        ended: Future[T] = self._threads.submit(job.run, work)
         ended.add_done_callback(lambda _: self._give_place_back())
         result, leaving = asyncio.wrap_future(ended), asyncio.ensure_future(_left(request))
         try:
-            await asyncio.wait({result, leaving}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {result, leaving}, timeout=max(0.0, self._seconds - spent), return_when=asyncio.FIRST_COMPLETED
+            )
             if result.done():
                 return result.result()
             if leaving.done():
@@ -102,7 +112,7 @@ class WorkQueue:
 
     def _take_place(self) -> bool:
         with self._counting:
-            is_free = self._held <= self._waiting
+            is_free = self._held < self._running + self._waiting
             self._held += is_free
             return is_free
 
@@ -114,7 +124,7 @@ class WorkQueue:
         if job.has_begun:
             words = f"the {self._kind} was ended after {self._seconds:g} s (--conf infer_seconds)"
             return HTTPException(504, words)
-        return HTTPException(503, f"it was not its turn within {self._seconds:g} s: try again later", _RETRY_AFTER)
+        return HTTPException(503, f"it was not its turn within {self._seconds:g} s: try again later", RETRY_AFTER)
 
 
 async def _left(request: Request) -> None:
