@@ -9,10 +9,11 @@ const drawn = new Map();
 
 /**
  * Draw `traces` of plotly into a chart. `says` is what it shows, in words; `table` `{head: [...], rows: [[...]]}` the
- * numbers in it. Without traces the chart is empty, and `says` stands there.
+ * numbers in it. Without traces the chart is empty, and `says` stands there. Whoever has zoomed into it stays there while it
+ * is `about` the same.
  */
-export function draw(place, { traces, says, x, y, table, log = false, bars = false }) {
-  drawn.set(place, { traces, says, x, y, table, log, bars });
+export function draw(place, { traces, says, x, y, table, log = false, bars = false, about = true }) {
+  drawn.set(place, { traces, says, x, y, table, log, bars, about });
   if (!traces.length) {
     window.Plotly.purge(place);
     place.replaceChildren(make('p', {}, says));
@@ -37,10 +38,12 @@ export function draw(place, { traces, says, x, y, table, log = false, bars = fal
     font: { color: colour('--text'), family: 'system-ui, sans-serif', size: 12 },
     colorway: dark.matches ? ON_DARK : ON_LIGHT,
     showlegend: traces.length > 1,
-    legend: { orientation: 'h', y: 1.18 },
+    // It grows upwards, away from what is drawn.
+    legend: { orientation: 'h', y: 1.02, yanchor: 'bottom' },
     xaxis: { ...axis, title: { text: x }, ...(bars ? { type: 'category' } : {}) },
     yaxis: { ...axis, title: { text: y }, type: log ? 'log' : 'linear', ...(bars ? { rangemode: 'tozero' } : {}) },
     barmode: 'stack',
+    uirevision: about,
   };
   window.Plotly.react(plot, traces, layout, { displayModeBar: false, responsive: true });
   showTable(numbers.querySelector('table'), table);

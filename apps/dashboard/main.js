@@ -1,15 +1,19 @@
 // The page: what the server tells by itself is shown at once, and what it says has changed is asked for again.
 import { call, information } from '/ohif/vqseg/server.js';
 import * as codebook from './codebook.js';
+import * as curves from './curves.js';
 import * as labels from './labels.js';
 import * as models from './models.js';
-import { element } from './page.js';
+import { element, showText } from './page.js';
 import * as ranking from './ranking.js';
 import * as training from './training.js';
 
 const OF = {
-  trainings: [training.readTrainings],
+  // The codebook shows what the validation of the live model said, which is told after that has gone live.
+  trainings: [curves.readTrainings, codebook.readCodebook],
+  points: [curves.readTrainings],
   models: [models.readModels, ranking.readRanking, codebook.readCodebook, readStudies],
+  images: [ranking.readRanking, readStudies],
   labels: [labels.readLabels, ranking.readRanking, readStudies],
   scores: [ranking.readRanking, codebook.readCodebook],
 };
@@ -21,7 +25,7 @@ let known = {};
 async function readStudies() {
   const found = await information();
   const { total = 0, completed = 0 } = found.datastore ?? {};
-  element('studies').textContent = `${total} studies, ${completed} labelled`;
+  showText(element('studies'), `${total} studies, ${completed} labelled`);
   ranking.showStrategies(found);
   const { objects = {} } = await call('GET', '/datastore/', { query: { output: 'all' } });
   codebook.showStudies(Object.keys(objects).sort());
@@ -50,9 +54,7 @@ async function askAgain(ask) {
   }
 }
 
-const tell = error => {
-  element('connection').textContent = error.message;
-};
+const tell = error => showText(element('connection'), error.message);
 
 function follow() {
   const events = new EventSource('/vqseg/events');
@@ -62,5 +64,5 @@ function follow() {
   events.addEventListener('changed', ({ data }) => refresh(JSON.parse(data)));
 }
 
-[training, models, ranking, codebook].forEach(part => part.listen());
+[training, curves, models, ranking, codebook].forEach(part => part.listen());
 follow();

@@ -15,6 +15,13 @@ export function make(name, attributes = {}, ...children) {
   return made;
 }
 
+/** Put text in its place, unless it stands there: a screen reader may read out what is put anew. */
+export function showText(place, text) {
+  if (place.textContent !== String(text)) {
+    place.textContent = text;
+  }
+}
+
 /** Fill a list of figures with `[[name, text]]`; what has no text is left out. Numbers change in their place. */
 export function showFigures(list, figures) {
   const known = figures.filter(([, text]) => text !== '' && text !== null && text !== undefined);
@@ -22,12 +29,7 @@ export function showFigures(list, figures) {
   if (!same) {
     list.replaceChildren(...known.map(([name]) => make('div', { 'data-name': name }, make('dt', {}, name), make('dd'))));
   }
-  known.forEach(([, text], at) => {
-    const place = list.children[at].lastElementChild;
-    if (place.textContent !== String(text)) {
-      place.textContent = text;
-    }
-  });
+  known.forEach(([, text], at) => showText(list.children[at].lastElementChild, text));
 }
 
 /** Keep the options of a list `[[value, text]]`, and what is chosen if it is still there. */
@@ -40,16 +42,39 @@ export function showOptions(select, options) {
   }
 }
 
+/** Whether a button may be pressed. A disabled one would lose the keyboard's place on the page, so it only says so. */
+export const allow = (button, allowed) => button.setAttribute('aria-disabled', String(!allowed));
+
+/** Do `work` when a button is pressed that may be pressed. */
+export function onPress(button, work) {
+  button.addEventListener('click', () => {
+    if (button.getAttribute('aria-disabled') !== 'true') {
+      work();
+    }
+  });
+}
+
 /** Do what may be refused; a refusal is shown at `place`. */
 export async function attempt(place, work) {
   try {
     await work();
-    place.textContent = '';
+    showText(place, '');
   } catch (error) {
-    place.textContent = error.message;
+    showText(place, error.message);
   }
 }
 
 export const decimals = (value, digits = 3) => (typeof value === 'number' ? value.toFixed(digits) : '');
 
 export const dateOf = seconds => new Date(1000 * seconds).toISOString().slice(0, 16).replace('T', ' ');
+
+const LONGEST = 24;
+
+/** The id of a study; a long one, such as the UID of a series, without its middle. UIDs of one PACS begin alike. */
+export const shortened = id => (id.length > LONGEST ? `${id.slice(0, 7)}…${id.slice(-12)}` : id);
+
+/** An element with the id of a study, shortened, and then whole as title. */
+export function nameOf(id, name = 'span', attributes = {}) {
+  const [start, end] = shortened(id).split('…');
+  return make(name, { ...attributes, title: end && id }, ...(end ? [`${start}…`, make('wbr'), end] : [id]));
+}

@@ -1,6 +1,8 @@
 // The unlabelled studies in the order in which they are worth labelling, with the reason.
 import { call } from '/ohif/vqseg/server.js';
-import { attempt, decimals, element, make, showOptions } from './page.js';
+import { allow, attempt, decimals, element, make, nameOf, onPress, showOptions, showText } from './page.js';
+import { showParts } from './parts.js';
+import { pictureOf } from './pictures.js';
 
 const PER_PAGE = 12;
 let page = 1;
@@ -15,20 +17,25 @@ export function showStrategies({ strategies = {} }) {
 /** Ask for the ranking again. */
 export function readRanking() {
   return attempt(element('ranking-refusal'), async () => {
-    const query = { strategy: element('strategy').value || 'random', page, per_page: PER_PAGE };
+    const query = { strategy: chosen(), page, per_page: PER_PAGE };
     const found = await call('GET', '/vqseg/ranking', { query });
+    if (query.page !== page || query.strategy !== chosen()) {
+      return undefined; // slower than what was asked for meanwhile
+    }
     if (page > 1 && page > found.pages) {
       page = Math.max(1, found.pages);
       return readRanking();
     }
-    element('page').textContent = found.total ? `${page} of ${found.pages}` : '';
-    element('former-page').disabled = page <= 1;
-    element('next-page').disabled = page >= found.pages;
-    element('ranking-note').textContent = noteOf(found);
-    element('ranking').replaceChildren(...found.studies.map(item));
+    showText(element('page'), found.total ? `${page} of ${found.pages}` : '');
+    allow(element('former-page'), page > 1);
+    allow(element('next-page'), page < found.pages);
+    showText(element('ranking-note'), noteOf(found));
+    showParts(element('ranking'), 'study', found.studies.map(study => [study.id, study]), item);
     return undefined;
   });
 }
+
+const chosen = () => element('strategy').value || 'random';
 
 function noteOf({ strategy_used: used, total, scored, missing, model_version: version, note, scoring, left_out: leftOut }) {
   const words = [`${used.replaceAll('_', ' ')}: ${total} studies`];
@@ -47,12 +54,12 @@ function noteOf({ strategy_used: used, total, scored, missing, model_version: ve
   return [words.join(', '), note].filter(Boolean).join('; ');
 }
 
-function item({ rank, id, score, reason, viewer }) {
-  const name = viewer ? make('a', { href: viewer }, id) : id;
+function item({ rank, id, score, reason, viewer }, former) {
+  const name = viewer ? nameOf(id, 'a', { href: viewer }) : nameOf(id);
   return make(
     'li',
-    { 'data-study': id },
-    make('img', { src: `/vqseg/studies/${encodeURIComponent(id)}/picture`, alt: `Middle slice of ${id}`, loading: 'lazy' }),
+    {},
+    former?.querySelector('img') ?? pictureOf(id),
     make('div', {}, make('p', {}, `${rank}. `, name), make('p', {}, score === null ? '' : `score ${decimals(score, 4)}`), make('p', { class: 'reason' }, reason ?? '')),
   );
 }
@@ -64,6 +71,6 @@ export function listen() {
     return readRanking();
   };
   element('strategy').addEventListener('change', () => turnTo(1));
-  element('former-page').addEventListener('click', () => turnTo(page - 1));
-  element('next-page').addEventListener('click', () => turnTo(page + 1));
+  onPress(element('former-page'), () => turnTo(page - 1));
+  onPress(element('next-page'), () => turnTo(page + 1));
 }

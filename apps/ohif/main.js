@@ -92,7 +92,9 @@ async function offerNext() {
 }
 
 async function train() {
-  await server.train();
+  // Asked for again, since what is shown may be a quarter of a minute old.
+  const { continueWith } = trainingOf(await server.information());
+  await server.train(continueWith ?? {});
   eagerUntil = performance.now() + STARTING;
   tell('The training has started.', 'success');
 }

@@ -90,7 +90,7 @@ function structureChoice({ index, name, color }, choose) {
   return label;
 }
 
-/** The study that is offered: who it is, why it was chosen, and a button that opens it. */
+/** The study that is offered: who it is, why it was chosen, by what and of how many, and a button that opens it. */
 function showNext(card, study, open) {
   card.hidden = !study;
   if (!study) {
@@ -98,10 +98,20 @@ function showNext(card, study, open) {
     return;
   }
   const facts = [study.PatientID, study.Modality, study.StudyDate].filter(Boolean).join(' · ');
-  const score = typeof study.score === 'number' ? `, score ${study.score.toPrecision(3)}` : '';
+  const place = [study.strategy_used];
+  if (study.rank) {
+    place.push(`rank ${study.rank}`);
+  }
+  if (typeof study.score === 'number') {
+    place.push(`score ${study.score.toPrecision(3)}`);
+  }
+  const parts = Object.entries(study.parts ?? {}).map(([name, value]) => `${name} ${value.toPrecision(3)}`);
+  const weightiest = parts.length ? `Weighs most: ${parts.join(', ')}` : '';
+  const all = study.unlabelled ?? study.labelled;
+  const scored = study.scored ? `${study.scored} of ${all} studies scored by model ${study.model_version}` : '';
   const button = made('button', 'Open', { type: 'button', class: 'vqseg-main' });
   button.addEventListener('click', () => open(study));
-  const lines = [facts, study.reason, `${study.strategy_used}${score}`, study.note].filter(Boolean);
+  const lines = [facts, study.reason, place.join(', '), weightiest, scored, study.note].filter(Boolean);
   card.replaceChildren(...lines.map(line => made('p', line)), button);
 }
 

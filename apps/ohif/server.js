@@ -35,7 +35,7 @@ export const information = () => call('GET', '/info/');
 export const nextStudy = (strategy, annotator) =>
   call('POST', `/activelearning/${encodeURIComponent(strategy)}`, { body: annotator ? { client_id: annotator } : {} });
 
-export const train = () => call('POST', '/train/', { body: {} });
+export const train = options => call('POST', '/train/', { body: options });
 
 export const stopTraining = () => call('DELETE', '/train/');
 

@@ -14,15 +14,19 @@ import numpy as np
 import pydicom
 import pytest
 from builders import write_dicom
+from dashboard_page import WIDE, Dashboard
 from ohif import CHROMIUM, browser
+from playwright.sync_api import expect
 from running_pacs import RunningPACS, running_orthanc
 from scipy.spatial.transform import Rotation
-from servers import ROOT, script_module
+from servers import ROOT, Server, script_module
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
 
 SPACING = (11.0, 11.0, 15.0)
+# What a page shows is waited for; five seconds, Playwright's own limit, are little on a machine that is busy.
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,15 @@ def chromium() -> Iterator[Any]:
         pytest.skip("Chromium is not installed (apt-get install chromium fonts-dejavu-core)")
     with browser() as running:
         yield running
+
+
+@pytest.fixture
+def dashboard(server: Server, chromium: Any) -> Iterator[Dashboard]:
+    """The page of the `server` of a test's own module, in which nothing may go wrong."""
+    page = chromium.new_page(viewport=WIDE)
+    yield (dashboard := Dashboard(page, server))
+    assert dashboard.failures == []
+    page.close()
 
 
 @pytest.fixture(scope="session")

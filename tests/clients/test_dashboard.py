@@ -5,111 +5,33 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.parser import BytesParser
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 from answers import read_nrrd
-from axe_playwright_python.sync_playwright import Axe
-from builders import real_data, write_nifti
-from ohif import Viewer
-from playwright.sync_api import Error, Page, expect
-from running_pacs import RunningPACS
+from dashboard_page import PHONE, WIDE, Dashboard, decimals, faults_of, figures_of
+from playwright.sync_api import Page, expect
 from servers import APP, TINY, Server, python_module, serve
-
-from vqseg.data.phantom import Grid as PhantomGrid
-from vqseg.data.phantom import draw_anatomy, render
-from vqseg.tokens import ROLES, AccountFile
+from trainable_studies import LABELLED, UNLABELLED, Studies, hippocampi, phantoms
 
 pytestmark = pytest.mark.slow
 
-LABELLED, UNLABELLED = 4, 5
+VALIDATIONS = 5
 CONF = {
     **TINY,
-    "train.steps": "150",
-    "train.validate_every": "30",
+    # Long enough to be looked at some dozen times on a fast machine.
+    "train.steps": "400",
+    "train.validate_every": "80",
     "train.labelled_batch": "2",
     "train.unlabelled_batch": "2",
     "model.channels": "[8,16]",
 }
-WIDE, PHONE = {"width": 1280, "height": 1400}, {"width": 390, "height": 844}
-# What is wrong for somebody, not what could be nicer.
-FAULTS = ("serious", "critical")
-
-
-def faults_of(page: Page) -> list[str]:
-    """What axe-core finds on a page as it is now."""
-    return [
-        f"{one['id']}: {node['target']} {node['failureSummary']}"
-        for one in Axe().run(page).response["violations"]
-        if one["impact"] in FAULTS
-        for node in one["nodes"]
-    ]
-
-
-class Dashboard:
-    """The page of a server. `asked` are the addresses it asked for, `failures` what went wrong in it."""
-
-    def __init__(self, page: Page, server: Server) -> None:
-        self.page, self.server = page, server
-        self.asked: list[str] = []
-        self.failures: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.failures.append(str(error)))
-        page.on("console", lambda line: self.failures.append(line.text) if line.type == "error" else None)
-        page.goto(f"{server.url}/vqseg/")
-        expect(page.locator("#connection")).to_have_text("live")
-        expect(page.locator("#studies")).to_have_text(re.compile(r"\d+ studies"))
-
-    def figure(self, name: str) -> str | None:
-        """A figure of the training as it stands on the page, none if it does not."""
-        found = self.page.locator(f'#training-figures [data-name="{name}"] dd')
-        return found.text_content() if found.count() else None
-
-    def versions(self) -> list[str]:
-        return self.page.locator("#models tbody tr[data-version] th").all_text_contents()
-
-    def live(self) -> str | None:
-        return self.page.locator("#models tr.live").get_attribute("data-version")
-
-
-@dataclass(frozen=True)
-class Studies:
-    """A folder of studies, the first of which are labelled, and what training on them takes."""
-
-    folder: Path
-    conf: Mapping[str, str]
-
-    @property
-    def ids(self) -> list[str]:
-        return sorted(path.name.removesuffix(".nii.gz") for path in self.folder.glob("*.nii.gz"))
-
-
-def hippocampi(folder: Path) -> Studies:
-    source = real_data("hippocampus")
-    for at, image in enumerate(sorted((source / "images").iterdir())[: LABELLED + UNLABELLED]):
-        shutil.copy(image, folder)
-        if at < LABELLED:
-            shutil.copy(source / "labels" / image.name, folder / "labels" / "final")
-    return Studies(folder, {"labels": "anterior,posterior", "data.spacing": "[2,2,2]", "data.patch_size": "[16,24,16]"})
-
-
-def phantoms(folder: Path) -> Studies:
-    grid = PhantomGrid((32, 26, 18), (10.0, 10.0, 13.0))
-    for number in range(LABELLED + UNLABELLED):
-        rng = np.random.default_rng(number)
-        image, mask = render(draw_anatomy(rng), grid, rng)
-        write_nifti(folder / f"phantom_{number}.nii.gz", image, grid.affine)
-        if number < LABELLED:
-            write_nifti(folder / "labels" / "final" / f"phantom_{number}.nii.gz", mask, grid.affine)
-    return Studies(folder, {"labels": "lung,tumour"})
 
 
 @pytest.fixture(
@@ -118,9 +40,7 @@ def phantoms(folder: Path) -> Studies:
     ids=["phantoms", "hippocampi"],
 )
 def studies(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Studies:
-    folder = tmp_path_factory.mktemp("studies")
-    (folder / "labels" / "final").mkdir(parents=True)
-    made: Studies = request.param(folder)
+    made: Studies = request.param(tmp_path_factory.mktemp("studies"))
     return made
 
 
@@ -131,90 +51,155 @@ def server(studies: Studies, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the server told of the training just before and just after the page `shown` these figures."""
+
+    before: dict[str, Any]
+    shown: dict[str, str]
+    after: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.shown["Step"].split()[0])
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the page has caught up with the server, which meanwhile told of no other step."""
+        steps = {told["status"]["step"] for told in (self.before, self.after)}
+        return steps == {self.step} and 0 < self.step < self.after["status"]["total_steps"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One that was begun on the page: `moments` while it ran, what was `said` to screen readers of it and `written`,
+    and the page's `failures`."""
+
+    moments: list[Moment]
+    said: list[str]
+    written: list[str]
+    failures: list[str]
+
+
 @pytest.fixture(scope="module")
-def trained(server: Server, chromium: Any) -> tuple[list[tuple[int, int, int]], list[dict[str, str | None]], list[str]]:
-    """Trains at the press of the page's button. What was seen meanwhile: (step as told before, step on the page, step
-    as told after), the figures, and the page's failures."""
+def trained(server: Server, chromium: Any) -> Training:
+    """Trains at the press of the page's button."""
     page = chromium.new_page(viewport=WIDE)
     dashboard = Dashboard(page, server)
+    record_texts(page, "training-news", "training-words")
     page.get_by_role("button", name="Start training").click()
-    steps, figures, end = [], [], time.monotonic() + 300
+    moments, end = [], time.monotonic() + 600
     while time.monotonic() < end:
-        before = server.get("/vqseg/training").json()["status"]
-        shown = {name: dashboard.figure(name) for name in ("Step", "Loss: total", "Validation Dice", "Memory")}
-        after = server.get("/vqseg/training").json()["status"]
-        if before["state"] == "running" == after["state"] and shown["Step"]:
-            steps.append((before["step"], int(shown["Step"].split()[0]), after["step"]))
-            figures.append(shown)
-        if after["state"] in ("done", "failed"):
+        before = server.get("/vqseg/training").json()
+        shown = dashboard.figures()
+        after = server.get("/vqseg/training").json()
+        if before["status"]["state"] == "running" == after["status"]["state"] and "Step" in shown:
+            moments.append(Moment(before, shown, after))
+        if after["status"]["state"] in ("done", "failed"):
             break
-        time.sleep(0.3)
+        time.sleep(0.2)
     assert server.stats()["state"] == "done"
-    failures = dashboard.failures
+    expect(page.locator("#training-news")).to_contain_text("trained")
+    texts = page.evaluate("window.texts")
     page.close()
-    return steps, figures, failures
+    return Training(moments, texts["training-news"], texts["training-words"], dashboard.failures)
+
+
+def record_texts(page: Page, *ids: str) -> None:
+    """Keep every text that these elements of the page get from now on."""
+    page.evaluate(
+        """ids => {
+            window.texts = Object.fromEntries(ids.map(id => [id, []]));
+            ids.map(id => document.getElementById(id)).forEach(one =>
+                new MutationObserver(() => window.texts[one.id].push(one.textContent)).observe(one, { childList: true })
+            );
+        }""",
+        list(ids),
+    )
 
 
 @pytest.fixture
-def dashboard(server: Server, trained: Any, chromium: Any) -> Iterator[Dashboard]:
-    page = chromium.new_page(viewport=WIDE)
-    yield (dashboard := Dashboard(page, server))
-    assert dashboard.failures == []
-    page.close()
+def dashboard(trained: Training, dashboard: Dashboard) -> Dashboard:
+    """Opened when the training is over."""
+    return dashboard
 
 
 # --- the training ---
 
 
-def test_the_numbers_move_while_it_trains_and_are_those_of_the_server(trained: Any) -> None:
-    steps, figures, failures = trained
-    assert failures == []
-    assert len({shown for _, shown, _ in steps}) >= 5
-    assert [shown for _, shown, _ in steps] == sorted(shown for _, shown, _ in steps)
-    assert len({shown["Validation Dice"] for shown in figures} - {None}) >= 2
-    assert any(shown["Memory"] and float(shown["Memory"].split()[0]) > 0.1 for shown in figures)
+def test_the_numbers_move_while_it_trains(trained: Training) -> None:
+    assert trained.failures == []
+    steps = [moment.step for moment in trained.moments]
+    assert steps == sorted(steps)
+    least = dict.fromkeys(("Step", "Epoch", "Time left", "Loss: labelled", "Loss: reconstruction", "Loss: codebook"), 5)
+    for name, number in (least | {"Validation Dice": 2, "Best Dice": 1}).items():
+        assert len({moment.shown.get(name) for moment in trained.moments} - {None}) >= number, name
+
+
+def test_the_numbers_are_those_of_the_server_while_it_trains(trained: Training) -> None:
     # The page is told once a second, so it may be behind by what is trained meanwhile, and never ahead.
-    assert all(shown <= after for _, shown, after in steps)
-    assert all(any(told <= shown for told, _, _ in steps[: at + 1]) for at, (_, shown, _) in enumerate(steps))
+    assert all(moment.step <= moment.after["status"]["step"] for moment in trained.moments)
+    alike = [moment for moment in trained.moments if moment.agrees]
+    assert len({moment.step for moment in alike}) >= 3, "the page was hardly ever seen at the step of the server"
+    for moment in alike:
+        expected, shown = figures_of(moment.after["status"]), dict(moment.shown)
+        # A validation is told before the step at whose end it is.
+        dice = {one["step"]: decimals(one["dice"], 3) for one in moment.after["trainings"][-1]["validations"]}
+        last = [dice[step] for step in dice if step <= moment.step][-1:] or [None]
+        assert shown.pop("Validation Dice", None) in [*last, *(dice[step] for step in dice if step > moment.step)]
+        expected.pop("Validation Dice", None)
+        gib = float(shown.pop("Memory").removesuffix(" GiB"))
+        assert gib > 0.1
+        assert any(abs(gib - one["memory_bytes"] / 2**30) < 0.25 for one in (moment.before, moment.after))
+        assert shown == expected
+
+
+def test_a_screen_reader_is_told_of_states_and_validations_and_not_of_every_second(
+    trained: Training, dashboard: Dashboard
+) -> None:
+    validations = dashboard.server.get("/vqseg/training").json()["trainings"][-1]["validations"]
+    dice = [decimals(one["dice"], 3) for one in validations]
+    assert trained.said[0] == "The training runs"
+    possible = iter(["The training runs", *(f"The training runs; validation Dice {one}" for one in dice)])
+    assert all(text in possible for text in trained.said[:-1]), "something else, or not in its order"
+    assert len(trained.said) >= 3
+    assert trained.said[-1].startswith("trained, Dice")
+    assert len(trained.written) > 2 * len(trained.said)
+    live = dashboard.page.locator("#training-words").evaluate("one => one.closest('[role=status], [aria-live]')")
+    assert live is None
 
 
 def test_what_stands_at_the_end_is_what_the_server_says(dashboard: Dashboard) -> None:
     told = dashboard.server.get("/vqseg/training").json()
-    status = told["status"]
-    expected = {
-        "Step": f"{status['total_steps']} of {status['total_steps']}",
-        "Validation Dice": f"{status['validation']['dice']:.3f}",
-        "Method": status["method"],
-        "Labelled": str(status["labelled"]),
-        "Unlabelled": str(status["unlabelled"]),
-        **{f"Loss: {name.replace('_', ' ')}": f"{value:.4f}" for name, value in status["losses"].items()},
-    }
-    assert {name: dashboard.figure(name) for name in expected} == expected
-    dashboard.page.locator("#dice-chart summary").click()
-    rows = dashboard.page.locator("#dice-chart tbody tr").all()
-    shown = [row.locator("td").all_text_contents()[:2] for row in rows]
-    curve = told["trainings"][-1]["validations"]
-    assert shown == [[str(one["step"]), f"{one['dice']:.3f}"] for one in curve]
-    assert len(curve) == 5
+    expected, curve = figures_of(told["status"]), told["trainings"][-1]["validations"]
+    assert dashboard.figures() == expected
+    assert expected["Epoch"] == "{0} of {0}".format(told["status"]["total_epochs"])
+    assert expected["Best Dice"] == decimals(max(one["dice"] for one in curve), 3)
+    shown = [row[:2] for row in dashboard.table("#dice-chart")]
+    assert shown == [[str(one["step"]), decimals(one["dice"], 3)] for one in curve]
+    assert len(curve) == VALIDATIONS
 
 
 @pytest.mark.parametrize("link", ["Report of the last training", "Report of this training"])
-def test_the_report_of_a_training_opens_and_asks_for_nothing(dashboard: Dashboard, link: str) -> None:
+def test_the_report_of_a_training_opens_and_asks_for_nothing(dashboard: Dashboard, chromium: Any, link: str) -> None:
     page = dashboard.page
     expect(page.get_by_role("link", name=link)).to_be_visible(timeout=60_000)  # it is written after the last step
     told = dashboard.server.get("/vqseg/training").json()
     with page.expect_popup() as opened:
         page.get_by_role("link", name=link).click()
     report, asked = opened.value, []
+    report.wait_for_url("**/vqseg/reports/**")  # a window that is still empty cannot be loaded again
     report.on("request", lambda request: asked.append(request.url))
     report.reload()
     dice = max(one["dice"] for one in told["trainings"][-1]["validations"])
     expect(report.locator("body")).to_contain_text(f"{dice:.3f}")
     assert report.url.endswith(f"/vqseg/reports/{told['reports'][0]}")
     assert [address for address in asked if not address.startswith("data:")] == [report.url]
-    # Its own page runs no scripts, and axe-core is one.
-    page.set_content(requests.get(report.url, timeout=60).text)
-    assert faults_of(page) == []
+    # Its own page runs no scripts, and axe-core is one; in that of the dashboard its scripts would go on.
+    blank = chromium.new_page()
+    blank.set_content(requests.get(report.url, timeout=60).text)
+    assert faults_of(blank) == []
+    blank.close()
     report.close()
 
 
@@ -260,7 +245,7 @@ def test_rolling_back_changes_what_answers(dashboard: Dashboard, studies: Studie
 def test_unlabelled_studies_are_ranked_with_score_reason_and_picture(dashboard: Dashboard) -> None:
     page, server = dashboard.page, dashboard.server
     page.get_by_label("Strategy").select_option("codebook_coverage")
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while (told := server.get("/vqseg/ranking", strategy="codebook_coverage").json())["missing"]:
         assert time.monotonic() < end, told
         time.sleep(0.5)
@@ -273,56 +258,72 @@ def test_unlabelled_studies_are_ranked_with_score_reason_and_picture(dashboard: 
         assert entry.locator("img").evaluate("picture => picture.naturalWidth") > 0
 
 
-def test_the_codes_of_a_study_are_drawn_over_its_middle_slice(dashboard: Dashboard) -> None:
-    page = dashboard.page
-    told = dashboard.server.get("/vqseg/codebook").json()
-    expect(page.locator('#codebook-figures [data-name="Codes"] dd')).to_have_text(str(told["codes"]))
-    expect(page.locator('#codebook-figures [data-name="In use"] dd')).to_have_text(str(told["used"]))
-    for choice in (1, 2):
-        study = page.get_by_label("Codes of study").select_option(index=choice)[0]
-        picture = page.get_by_role("img", name=f"Codes of the middle slice of {study}")
-        expect(picture).to_be_visible()
-        colours = picture.evaluate(
-            """async picture => {
-                await picture.decode();
-                const canvas = Object.assign(document.createElement('canvas'), { width: 64, height: 64 });
-                const plane = canvas.getContext('2d');
-                plane.drawImage(picture, 0, 0, 64, 64);
-                return [...plane.getImageData(0, 0, 64, 64).data];
-            }"""
-        )
-        pixels = np.reshape(colours, (-1, 4))[:, :3]
-        assert (np.ptp(pixels, axis=1) > 60).mean() > 0.5, "hardly any pixel is coloured"
+def test_the_use_of_the_codes_is_that_of_the_live_model(dashboard: Dashboard) -> None:
+    page, server = dashboard.page, dashboard.server
+    end = time.monotonic() + 600
+    while (told := server.get("/vqseg/codebook").json())["studies"] < LABELLED + UNLABELLED:
+        assert time.monotonic() < end, told
+        time.sleep(0.5)
+    figures = {
+        "Codes": str(told["codes"]),
+        "In use": str(told["used"]),
+        "As if equally used": decimals(told["perplexity"], 1),
+        "Effective replacements": decimals(told["replacement_codes"], 1),
+        "Studies looked at": str(told["studies"]),
+    }
+    for name, text in figures.items():
+        expect(page.locator(f'#codebook-figures [data-name="{name}"] dd')).to_have_text(text)
+    drawn = page.locator("#usage-chart .plot").evaluate("plot => plot.data.map(({ y }) => [...y])")
+    assert drawn == [told["usage"]]
+    assert [[int(place), float(share)] for place, share in dashboard.table("#usage-chart")] == [
+        [at, share] for at, share in enumerate(told["usage"], 1)
+    ]
+    published = [one for one in all_validations(server) if one["published"] == dashboard.live()]
+    assert [one["replacement_codes"] for one in published] == [told["replacement_codes"]]
+
+
+def all_validations(server: Server) -> list[dict[str, Any]]:
+    trainings = server.get("/vqseg/training").json()["trainings"]
+    return [one for training in trainings for one in training["validations"]]
+
+
+# --- labels ---
+
+
+def put_label(server: Server, studies: Studies, image: str, user: str) -> None:
+    form = {
+        "params": (None, json.dumps({"client_id": user})),
+        "label": (f"{image}.nii.gz", studies.label_of(image).read_bytes()),
+    }
+    answer = requests.put(f"{server.url}/datastore/label", params={"image": image}, files=form, timeout=60)
+    assert answer.ok, answer.text
 
 
 def test_a_label_shows_up_by_itself_and_its_words_are_no_markup(dashboard: Dashboard, studies: Studies) -> None:
     image, user = studies.ids[0], "<img src=x onerror=alert(1)>"
-    label = (studies.folder / "labels" / "final" / f"{image}.nii.gz").read_bytes()
-    form = {"params": (None, json.dumps({"client_id": user})), "label": (f"{image}.nii.gz", label)}
-    address = f"{dashboard.server.url}/datastore/label"
-    answer = requests.put(address, params={"image": image}, files=form, timeout=60)
-    assert answer.ok, answer.text
+    put_label(dashboard.server, studies, image, user)
     latest = dashboard.page.locator("#labels tbody tr").first
     expect(latest).to_contain_text(image)
     expect(latest).to_contain_text(user)
     assert dashboard.page.locator("#labels img").count() == 0
 
 
-def test_a_ranked_study_of_a_pacs_opens_in_the_viewer(pacs: RunningPACS, tmp_path: Path, chromium: Any) -> None:
-    conf = {**TINY, "labels": "lung,tumour"}
-    with serve(python_module(), str(APP), pacs.dicomweb, tmp_path, tmp_path, conf) as server:
-        page = chromium.new_page(viewport=WIDE)
-        dashboard = Dashboard(page, server)
-        expect(page.locator("#ranking li a")).to_have_count(len(pacs.series))
-        entry = page.locator("#ranking li").last
-        series = entry.get_attribute("data-study")
-        assert series in pacs.series.values()
-        assert dashboard.failures == []
-        viewer = Viewer(page, server.url)
-        entry.get_by_role("link").click()
-        viewer.wait_until_connected()
-        assert viewer.shown_series() == series
-        page.close()
+def test_the_labels_of_each_annotator_are_counted_by_day(dashboard: Dashboard, studies: Studies) -> None:
+    server, page = dashboard.server, dashboard.page
+    for image, user in zip(studies.ids, ("Ada", "Ben", "Ada"), strict=False):
+        put_label(server, studies, image, user)
+    told = server.get("/vqseg/labels").json()
+    wanted = {(one["day"], one["user"] or "nobody named"): one["labels"] for one in told["by_day"]}
+    of_user = Counter(user for (_, user), count in wanted.items() for _ in range(count))
+    assert (of_user["Ada"], of_user["Ben"]) == (2, 1)
+    expect(page.locator("#labels-chart .plot")).to_have_attribute("aria-label", re.compile(f"^{told['total']} labels "))
+    people = dashboard.head("#labels-chart")[1:]
+    shown = {
+        (day, who): int(count)
+        for day, *counts in dashboard.table("#labels-chart")
+        for who, count in zip(people, counts, strict=True)
+    }
+    assert {key: count for key, count in shown.items() if count} == wanted
 
 
 # --- everybody can use it, nobody else is asked ---
@@ -384,37 +385,3 @@ def test_the_keyboard_reaches_every_control_in_the_order_of_the_page(dashboard: 
         )
     assert [place for place, _ in reached] == list(range(expected))
     assert all(seen for _, seen in reached), "where the keyboard is cannot be seen"
-
-
-# --- accounts ---
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, str]]]:
-    folder = tmp_path_factory.mktemp("guarded")
-    accounts = AccountFile(folder / "accounts.json")
-    tokens = {role: accounts.add(role, role) for role in ROLES}
-    voxels = np.random.default_rng(0).normal(size=(24, 24, 24)).astype(np.float32)
-    write_nifti(folder / "studies" / "case.nii.gz", voxels)
-    conf = {**TINY, "labels": "lung,tumour", "accounts": str(accounts.path)}
-    with serve(python_module(), str(APP), folder / "studies", folder, folder, conf, token=tokens["admin"]) as running:
-        yield running, tokens
-
-
-def test_with_accounts_the_browser_asks_for_a_token_and_the_page_says_what_a_role_may_not(
-    guarded: tuple[Server, dict[str, str]], chromium: Any
-) -> None:
-    server, tokens = guarded
-    with pytest.raises(Error, match="INVALID_AUTH_CREDENTIALS"):  # a person would be asked now
-        chromium.new_page().goto(f"{server.url}/vqseg/")
-    credentials = {"username": "reviewer", "password": tokens["reviewer"]}
-    context = chromium.new_context(viewport=WIDE, http_credentials=credentials)
-    dashboard = Dashboard(context.new_page(), server)
-    picture = dashboard.page.locator("#ranking li img")
-    expect(picture).to_have_count(1)
-    expect(picture).to_have_js_property("complete", True)
-    assert picture.evaluate("one => one.naturalWidth") > 0
-    dashboard.page.get_by_role("button", name="Start training").click()
-    expect(dashboard.page.locator("#training-refusal")).to_have_text("reviewer is reviewer; this needs admin")
-    assert server.stats()["state"] == "none"
-    context.close()

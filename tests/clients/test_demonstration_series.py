@@ -40,4 +40,4 @@ def test_voxels_and_masks_lie_where_they_lay(folders: tuple[Path, Path], name: s
 
 def test_it_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "apps" / "pacs" / "demonstration.py"), "--help"]
-    assert "--out" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "--out" in subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout

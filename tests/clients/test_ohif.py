@@ -17,7 +17,7 @@ import pytest
 from answers import read_nrrd, voxel_counts
 from builders import edit_dicom, real_data, write_dicom, write_identified
 from numpy.typing import NDArray
-from ohif import SECONDS, SHOWN_SERIES, Mask, Viewer
+from ohif import SECONDS, SHOWN_SERIES, Mask, Viewer, assert_card_says_why
 from playwright.sync_api import Route, expect
 from pydicom.uid import generate_uid
 from running_pacs import RunningPACS, running_orthanc
@@ -218,9 +218,11 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
     viewer.expect_message("is stopped")
     expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=60 * SECONDS)
 
-    viewer.press("Next study")
+    with viewer.page.expect_response("**/activelearning/**", timeout=60 * SECONDS) as offered:
+        viewer.press("Next study")
     card = viewer.panel.locator(".vqseg-next")
     expect(card).to_be_visible(timeout=60 * SECONDS)
+    assert_card_says_why(card, offered.value.json())
     viewer.screenshot("next_study")
     card.get_by_role("button", name="Open").click()
     viewer.page.wait_for_url(lambda url: series not in url and "SeriesInstanceUIDs" in url)
@@ -229,15 +231,34 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
     assert viewer.shown_series() in viewer.page.url
 
 
+def test_train_goes_on_with_the_options_of_the_stopped_training(untrained: Server, archive: Archive, page: Any) -> None:
+    options = {"steps": 100000}
+    assert untrained.post("/train/vqseg", options).ok
+    first = untrained.wait(lambda stats: stats["state"] == "running" and stats["total_steps"] == 100000)
+    assert untrained.delete("/train/").ok
+    untrained.wait(lambda stats: stats["state"] == "interrupted")
+    viewer = Viewer(page, untrained.url)
+    viewer.open(archive.studies["axial"])
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=60 * SECONDS)
+    viewer.press("Train")
+    viewer.expect_message("has started")
+    untrained.wait(lambda stats: stats["pid"] != first["pid"] and stats["total_steps"] == 100000)
+    assert untrained.delete("/train/").ok
+    assert viewer.failures == []
+
+
 @pytest.mark.long
 def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
     viewer.open(archive.studies["labelled_0"])
     viewer.page.get_by_text("Active Learning").click()
-    viewer.page.locator(".optionsTable select").select_option("uniform")
-    with viewer.page.expect_request("**/activelearning/**") as asked:
-        viewer.page.get_by_role("button", name="Next Sample").click()
-    assert asked.value.url.endswith("/activelearning/uniform")
-    expect(viewer.panel.locator(".vqseg-next")).to_contain_text("uniform", timeout=60 * SECONDS)
+    card = viewer.panel.locator(".vqseg-next")
+    for strategy in ("uniform", "predictive_entropy"):
+        viewer.page.locator(".optionsTable select").select_option(strategy)
+        with viewer.page.expect_response("**/activelearning/**", timeout=60 * SECONDS) as offered:
+            viewer.page.get_by_role("button", name="Next Sample").click()
+        assert offered.value.url.endswith(f"/activelearning/{strategy}")
+        expect(card).to_contain_text(strategy, timeout=60 * SECONDS)
+        assert_card_says_why(card, offered.value.json())
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -61,10 +62,12 @@ class Between:
     fault: str = ""
     where: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+    hung_up: threading.Event = field(default_factory=threading.Event)  # on a PACS that drips
 
     def fail(self, fault: str, where: str = "") -> None:
         self.fault, self.where = fault, where
         self.over.clear()
+        self.hung_up.clear()
 
     def work(self) -> None:
         self.fault = ""
@@ -91,21 +94,42 @@ class Passing(BaseHTTPRequestHandler):
         content = reply.content
         if fault:
             content = content[: len(content) // 2]
+        if fault == "one image less":
+            end = reply.content.rindex(b"\r\n--")
+            content = reply.content[: reply.content.rindex(b"\r\n--", 0, end)] + reply.content[end:]
+        if fault == "cut at the end":
+            content = reply.content[:-200]  # in the voxels of the last image
         if fault == "cut short":
             content = content[: content.rindex(b"\r\n--")]  # between two images
-        self.reply(reply.status_code, reply.headers["Content-Type"], content)
+        length = len(reply.content) if fault == "broken off" else None
+        self.reply(reply.status_code, reply.headers["Content-Type"], content, length)
         if fault == "stalling":
             self.wfile.flush()
             between.over.wait(60)
+        if fault == "dripping":
+            self.drip(between, reply.content[len(content) :])
 
     do_POST = do_GET  # noqa: N815
 
-    def reply(self, status: int, kind: str, content: bytes) -> None:
-        """Without a length, as some servers do: an answer that breaks off ends like a whole one."""
+    def reply(self, status: int, kind: str, content: bytes, length: int | None = None) -> None:
+        """Mostly without a length, as some servers do: an answer that breaks off ends like a whole one."""
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
         self.wfile.write(content)
+
+    def drip(self, between: Between, content: bytes) -> None:
+        """A byte now and then, which is never silent for long."""
+        try:
+            for byte in content:
+                if between.over.wait(0.1):
+                    return
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+        except OSError:
+            between.hung_up.set()
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -337,6 +361,12 @@ def look_again(server: Server, archive: Archive, folder: Path) -> None:
     assert server.put_label(archive.series["plain"], bare(folder, some_mask(9)), NAMES).ok
 
 
+def forget(server: Server, image: str) -> None:
+    """As if nobody had fetched a series yet; a scoring in the background fetches all of them."""
+    server.delete("/scoring/")
+    shutil.rmtree(server.run / "pacs" / "images" / image, ignore_errors=True)
+
+
 # --- series ---
 
 
@@ -553,13 +583,18 @@ def test_a_foreign_segmentation_without_names_stops_nobody(
         ("gone", "does not answer"),
         ("login page", "nonsense"),
         ("broken", "could not send the series"),
-        ("cut short", "of the 8 images"),
+        ("one image less", "7 of the 8 images"),
+        ("cut short", "broke off"),
+        ("cut inside", "nonsense"),
+        ("cut at the end", "broke off"),
+        ("broken off", "broke off"),
     ],
 )
 def test_a_pacs_that_fails_to_send_a_series(
     server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str, words: str
 ) -> None:
     image, label = archive.series["far"], bare(tmp_path, some_mask())
+    forget(server, image)
     between.fail(fault, rf"GET /dicom-web/studies/[\d.]+/series/{image}")
     refused = server.put_label(image, label, NAMES)
     assert refused.status_code == 502
@@ -589,6 +624,57 @@ def test_a_pacs_that_does_not_take_a_label(
     assert told(server, file)["label_info"] == NAMES
 
 
+@pytest.mark.parametrize("fault", ["cut inside", "broken off"])
+def test_a_label_that_the_pacs_keeps_is_taken_though_its_answer_breaks_off(
+    server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str
+) -> None:
+    """Kept aside and sent again it would be there twice."""
+    image, before, aside = archive.series["plain"], len(archive.instances("SEG")), kept_files(server)
+    between.fail(fault, "^POST ")
+    taken = server.put_label(image, bare(tmp_path, some_mask(6)), NAMES)
+    assert taken.ok, taken.text
+    between.work()
+    assert len(archive.instances("SEG")) == before + 1
+    assert kept_files(server) == aside
+    back, _ = opened(server.get("/datastore/label", label=image, tag="final"), tmp_path)
+    np.testing.assert_array_equal(back, some_mask(6))
+
+
+def test_a_pacs_that_drips_is_left_with_its_client(
+    server: Server, archive: Archive, between: Between, tmp_path: Path
+) -> None:
+    """It is never silent, so that the one place where masks are made would be held for ever."""
+    far = archive.series["far"]
+    forget(server, far)
+    assert server.infer(archive.series["plain"], output="image").ok
+    between.fail("dripping", rf"GET /dicom-web/studies/[\d.]+/series/{far}")
+    with pytest.raises(requests.Timeout):
+        requests.post(f"{server.url}/infer/vqseg", params={"image": far}, files={"params": (None, "{}")}, timeout=2)
+    begun = time.monotonic()
+    assert server.infer(archive.series["plain"], output="image").ok
+    assert time.monotonic() - begun < READ_SECONDS
+    assert between.hung_up.wait(READ_SECONDS)
+    assert not (server.run / "pacs" / "images" / far).exists()
+    between.work()
+    assert server.infer(far, output="image").ok
+
+
+@pytest.mark.parametrize("what", ["series", "list"])
+def test_a_pacs_that_drips_has_a_limit_in_all(
+    archive: Archive, between: Between, app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    module = app_module("pacs")
+    pacs = module.PACS(between.url, seconds=2.0)
+    (series,) = (one for one in pacs.find(["CT"]) if one.uid == archive.series["far"])
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 2.0)
+    between.fail("dripping")
+    begun = time.monotonic()
+    with pytest.raises(module.PACSAwayError, match="too slow"):
+        pacs.fetch(series, tmp_path) if what == "series" else pacs.find(["CT"])
+    assert time.monotonic() - begun < 5
+    assert between.hung_up.wait(5)
+
+
 @pytest.mark.parametrize(("fault", "words"), [("login page", "nonsense"), ("gone", "does not answer")])
 def test_while_the_pacs_fails_work_on_what_was_fetched_goes_on(
     server: Server, archive: Archive, between: Between, tmp_path: Path, fault: str, words: str
@@ -607,11 +693,34 @@ def test_while_the_pacs_fails_work_on_what_was_fetched_goes_on(
     np.testing.assert_array_equal(stored(kept(server, refused))[0], some_mask(4))
 
 
+def test_a_pacs_that_stalls_in_what_the_viewer_reads_is_given_up(
+    server: Server, archive: Archive, between: Between
+) -> None:
+    """The viewer must not take half an answer for a whole one, and others are answered meanwhile."""
+    path = f"{server.url}/proxy/dicom/qido/series?SeriesInstanceUID={archive.series['plain']}"
+    whole = requests.get(path, timeout=60)
+    assert whole.json()
+    for fault in ("stalling", "broken off"):
+        between.fail(fault, "GET /dicom-web/series")
+        with ThreadPoolExecutor() as pool:
+            viewer = pool.submit(requests.get, path, timeout=10 * READ_SECONDS)
+            time.sleep(0.5)
+            begun = time.monotonic()
+            assert server.get("/info/").ok
+            assert time.monotonic() - begun < READ_SECONDS
+            with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+                viewer.result()
+            assert time.monotonic() - begun < 3 * READ_SECONDS
+        between.work()
+    assert requests.get(path, timeout=60).content == whole.content
+
+
 def test_a_slow_pacs_keeps_nobody_waiting_who_does_not_need_it(
     server: Server, archive: Archive, between: Between, tmp_path: Path
 ) -> None:
     """Nobody is answered in the event loop while somebody there waits; MONAI Label answers /info/ there."""
     look_again(server, archive, tmp_path)
+    forget(server, archive.series["far"])
     between.fail("silent")
     mask = some_mask(5)
     label = bare(tmp_path, mask)

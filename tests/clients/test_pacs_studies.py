@@ -28,11 +28,17 @@ def studies(pacs: Any, tmp_path: Path, app_module: Any) -> Callable[..., Any]:
     """A datastore of its own, with an empty cache."""
     made = iter(range(100))
 
-    def make(labels: Mapping[str, int] = BY_VALUE, url: str = pacs.dicomweb, gigabytes: float = 1.0) -> Any:
+    def make(
+        labels: Mapping[str, int] = BY_VALUE,
+        url: str = pacs.dicomweb,
+        gigabytes: float = 1.0,
+        memory_gib: float | None = None,
+    ) -> Any:
         label_set = app_module("labels").LabelSet(labels, None)
         client = app_module("pacs").PACS(url)
         folder = tmp_path / f"cache{next(made)}"
-        return app_module("pacs_datastore").PACSStudies(client, folder, gigabytes * 1e9, label_set)
+        memory = app_module("memory_guard").MemoryGuard(memory_gib)
+        return app_module("pacs_datastore").PACSStudies(client, folder, gigabytes * 1e9, label_set, memory)
 
     yield make
     pacs.delete("SEG")
@@ -307,6 +313,17 @@ def test_a_series_that_is_no_volume_is_left_out_by_name(
             store.get_image_uri(gap)
     finally:
         pacs.delete_series(gap)
+
+
+def test_a_series_too_large_for_the_memory_is_left_out_before_its_voxels_are_read(
+    pacs: Any, studies: Any, app_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module("pacs_cache"), "read_voxels", lambda _: pytest.fail("its voxels are read"))
+    store, image = studies(memory_gib=1e-4), pacs.series["phantom_0"]
+    with pytest.raises(app_module("errors_over_rest").TooLargeError, match=f"series {image}: reading it takes"):
+        store.get_image_uri(image)
+    pool = app_module("training").pool_of(store)
+    assert set(pool.left_out) == set(pacs.series.values())
 
 
 def test_a_series_that_vanished_is_said_in_words(pacs: Any, studies: Any, app_module: Any) -> None:

@@ -37,7 +37,8 @@ def dicomweb(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> I
 def studies(dicomweb: str, tmp_path: Path, app_module: Callable[[str], ModuleType]) -> Any:
     label_set = app_module("labels").LabelSet({"nodule": 1, "tumour": 2}, None)
     client = app_module("pacs").PACS(dicomweb)
-    return app_module("pacs_datastore").PACSStudies(client, tmp_path, 1e9, label_set)
+    memory = app_module("memory_guard").MemoryGuard()
+    return app_module("pacs_datastore").PACSStudies(client, tmp_path, 1e9, label_set, memory)
 
 
 def series_of(dicomweb: str, slices: int) -> str:
@@ -59,7 +60,7 @@ def test_a_series_from_the_pacs_is_the_series_on_disk(dicomweb: str, studies: An
 
 def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "import_labels"), "--pacs", dicomweb, "--name", "GTV-1=tumour"]
-    first = subprocess.run(command, capture_output=True, text=True, check=False)
+    first = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert first.returncode == 0, first.stderr
     assert "now the label of" in first.stdout
     image = series_of(dicomweb, 60)
@@ -72,7 +73,7 @@ def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
     )
     assert 2 * (ours & published).sum() / (ours.sum() + published.sum()) > 0.99
     # Once more changes nothing.
-    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    second = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert second.returncode == 0
     assert "now the label of" not in second.stdout
 
@@ -80,10 +81,12 @@ def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
 def test_import_says_what_is_wrong() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "import_labels"), "--name", "a=b"]
     nobody = f"http://127.0.0.1:{free_port()}/dicom-web"
-    down = subprocess.run([*command, "--pacs", nobody], capture_output=True, text=True, check=False)
+    down = subprocess.run([*command, "--pacs", nobody], capture_output=True, encoding="utf-8", check=False)
     assert down.returncode == 1
     assert "does not answer" in down.stderr
     assert "Traceback" not in down.stderr
-    wrong = subprocess.run([*command, "--pacs", nobody, "--name", "a"], capture_output=True, text=True, check=False)
+    wrong = subprocess.run(
+        [*command, "--pacs", nobody, "--name", "a"], capture_output=True, encoding="utf-8", check=False
+    )
     assert wrong.returncode == 2
     assert "REGION=STRUCTURE" in wrong.stderr
