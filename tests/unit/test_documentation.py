@@ -1,13 +1,14 @@
-"""Links and anchors of README.md and docs/, and which pages there are."""
+"""Links and anchors of README.md and docs/, how their lines begin, and which pages there are."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from documentation import PAGES, anchors, prose
+from documentation import PAGES, anchors, prose, unfenced
 from servers import ROOT
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -38,6 +39,27 @@ def test_a_broken_link_is_found() -> None:
     assert broken(page, text) == ["nowhere.md", "README.md#nothing"]
 
 
+def misplaced(text: str) -> list[str]:
+    """Lines that look like what was cut and put elsewhere: after one space, or a heading right below something else."""
+    lines = text.splitlines()
+    return [
+        line
+        for before, line in itertools.pairwise(["", *lines])
+        if re.match(r" \S", line) or (re.match(r"#+ ", line) and before.strip())
+    ]
+
+
+@by_page
+def test_no_line_is_where_it_does_not_belong(page: Path) -> None:
+    assert misplaced(unfenced(page)) == []
+
+
+def test_a_misplaced_line_is_found() -> None:
+    good = "# a\n\n- b\n  c\n    d\n\n## e\nf\n"
+    assert misplaced(good) == []
+    assert misplaced(f"{good} g\n```\n# h\n") == [" g", "# h"]
+
+
 def test_every_page_of_a_room_is_in_the_index() -> None:
     index = ROOT / "docs" / "README.md"
     listed = {link.partition("#")[0] for link in LINK.findall(prose(index))}
@@ -46,4 +68,7 @@ def test_every_page_of_a_room_is_in_the_index() -> None:
 
 
 def test_the_readme_is_of_two_pages() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 110
+    # At some 600 words a page; where a link leads is not read.
+    assert len(re.sub(r"\]\([^)]*\)", "]", text).split()) <= 1200
