@@ -19,7 +19,7 @@ COUNT, LABELLED = 5, 3
 DRAWS = 40
 
 
-def wait_for(reached: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(reached: Callable[[], Any], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end
