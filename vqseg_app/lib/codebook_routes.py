@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastapi import APIRouter, Request
 from monailabel.interfaces.utils.app import app_instance
 
 from vqseg.errors import VQSegError
+from vqseg.networks.quantizer import perplexity
 from vqseg.training.history import publishing_validation
 
 from .live_model import identity_of
@@ -53,7 +55,7 @@ def describe_codebook(app: Any) -> dict[str, Any]:
         "codes": len(counts),
         "studies": found,
         "used": len(shares),
-        "perplexity": float(np.exp(-(shares * np.log(shares)).sum())) if found else None,
+        "perplexity": perplexity(torch.from_numpy(counts)) if found else None,
         "usage": [round(float(share), 8) for share in shares],
         **_figures(app.run, version.name),
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Quantized", "SimVQ", "nearest_codes"]
+__all__ = ["Quantized", "SimVQ", "nearest_codes", "perplexity", "straight_through"]
 
 # Bound on the token-code scores held at a time. On a processor they stay in its cache (1 MiB): three times as fast as
 # with 16 MiB. On a GPU fewer and larger products are faster.
@@ -62,6 +62,17 @@ class SimVQ(nn.Module):
 def straight_through(tokens: Tensor, codes: Tensor) -> Tensor:
     """`codes` in the forward pass, the identity to `tokens` in the backward pass (Bengio et al., arXiv 1308.3432)."""
     return tokens + (codes - tokens).detach()
+
+
+def perplexity(counts: Tensor) -> float:
+    """How many codes would be as many as these, were all used alike: exp of the entropy of `counts` (K,) >= 0.
+
+    Between 1 and the number of codes used; 0 where none is.
+    """
+    if not counts.any():
+        return 0.0
+    counts = counts.double()
+    return float(torch.special.entr(counts / counts.sum()).sum().exp())
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from vqseg.networks.decoders import make_decoder
 from vqseg.networks.encoders import decoded_channels, first_quantized_level, make_encoder
 from vqseg.networks.network import Drop, Network, Output, Perturb
 from vqseg.networks.perturbation import QPM
-from vqseg.networks.quantizer import Quantized, SimVQ, straight_through
+from vqseg.networks.quantizer import Quantized, SimVQ, perplexity, straight_through
 
 __all__ = ["Encoded", "VQSeg"]
 
@@ -130,10 +130,11 @@ class VQSeg(Network):
 
     @torch.no_grad()
     def codebook_report(self) -> dict[str, float]:
-        """Codes chosen in training so far, and how strong QPM is with the temperature in use."""
+        """Codes chosen in training so far, ever and as if alike, and how strong QPM is with the temperature in use."""
         strength = self.qpm.strength(self.quantizer.codebook())
         return {
             "codes_in_use": int((self.quantizer.usage > 0).sum()),
+            "codes_as_if_alike": round(perplexity(self.quantizer.usage), 3),
             "replacement_codes": round(strength.replacement_codes, 3),
             "kl_from_uniform": round(strength.kl_from_uniform, 6),
         }

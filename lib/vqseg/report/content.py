@@ -130,6 +130,7 @@ def _charts(training: _Training) -> list[Row]:
     ]
     of_codebook = {
         "codes_in_use": ("Codes that were ever chosen in this training", "codes in use"),
+        "codes_as_if_alike": ("Codes that would be as many, were all chosen alike", "codes as if alike"),
         "replacement_codes": ("Codes that QPM replaces a code by, effectively", "replacement codes"),
         "kl_from_uniform": ("How far QPM's choice is from a uniform one", "KL divergence (nats)"),
     }

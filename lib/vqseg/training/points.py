@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["CODEBOOK_FIGURES", "POINTS_FILE", "Points", "read_points", "scalars_of"]
 
 # Of a "validation" event, those that `Network.codebook_report` gives.
-CODEBOOK_FIGURES = ("codes_in_use", "replacement_codes", "kl_from_uniform")
+CODEBOOK_FIGURES = ("codes_in_use", "codes_as_if_alike", "replacement_codes", "kl_from_uniform")
 POINTS_FILE = Path("last_training") / "points.jsonl"
 
 

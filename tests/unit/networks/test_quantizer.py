@@ -5,7 +5,7 @@ from vector_quantize_pytorch import SimVQ as ReferenceSimVQ
 
 from vqseg.losses import codebook_loss
 from vqseg.networks import quantizer as module
-from vqseg.networks.quantizer import SimVQ, nearest_codes, straight_through
+from vqseg.networks.quantizer import SimVQ, nearest_codes, perplexity, straight_through
 
 
 def test_equals_the_reference_implementation_on_the_same_table():
@@ -68,3 +68,19 @@ def test_codebook_stays_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         found = quantizer(torch.randn(1, 5, 4))
     assert found.codebook.dtype == found.codes.dtype == torch.float32
+
+
+@pytest.mark.parametrize("used", [1, 3, 8])
+def test_perplexity_counts_codes_that_are_used_alike(used):
+    assert perplexity(torch.tensor([5] * used + [0] * 4)) == pytest.approx(used)
+
+
+def test_perplexity_lies_between_one_and_the_codes_used():
+    counts = torch.tensor([1, 0, 90, 9, 400])
+    assert 1 < perplexity(counts) < 4
+    assert perplexity(counts) == pytest.approx(perplexity(counts * 7))
+    assert perplexity(counts) > perplexity(torch.tensor([1, 0, 9, 9, 4000]))
+
+
+def test_the_perplexity_of_nothing_is_none_of_the_codes():
+    assert perplexity(torch.zeros(4, dtype=torch.int64)) == 0

@@ -155,7 +155,7 @@ def test_it_shows_the_worst_and_the_best_cases_with_words_for_who_cannot_see_the
     shown = [re.search(r"of study (\w+):", picture["alt"] or "") for picture in pictures]
     assert [found and found[1] for found in shown] == [*expected[:2], expected[2]]
     drawings = [attributes for tag, attributes in page.elements if attributes.get("role") == "img"]
-    assert len(drawings) == len(page.all("svg")) == 7
+    assert len(drawings) == len(page.all("svg")) == 8
     assert all(drawing["aria-label"] for drawing in drawings)
     headings = [tag for tag, _ in page.elements if tag in ("h1", "h2", "h3")]
     assert headings[0] == "h1"

@@ -40,7 +40,7 @@ def test_every_validation_tells_how_strong_the_perturbation_is(
     for event in events:
         assert event["replacement_codes"] == pytest.approx(replacement_codes, rel=0.2), event["step"]
         assert 0 < event["kl_from_uniform"] < math.inf
-        assert 1 <= event["codes_in_use"] <= 32
+        assert 1 <= event["codes_as_if_alike"] <= event["codes_in_use"] <= 32
 
 
 def codebooks(run: Path) -> list[torch.Tensor]:
@@ -75,4 +75,4 @@ def test_without_a_codebook_nothing_is_said_of_it(method: str, tmp_path: Path) -
     events = validations(tmp_path / "run")
     assert len(events) == 2
     for event in events:
-        assert not {"replacement_codes", "kl_from_uniform", "codes_in_use"} & set(event)
+        assert not {"replacement_codes", "kl_from_uniform", "codes_in_use", "codes_as_if_alike"} & set(event)
