@@ -30,7 +30,7 @@ def background(app_module: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
 
 
 def wait_for(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -100,5 +100,5 @@ def test_a_process_whose_output_is_no_text_is_ended(background: Any, monkeypatch
     wait_for(lambda: task["status"] == "ERROR")
     assert "UnicodeDecodeError" in task["details"][0]
     assert background.processes("train") == {}
-    assert started[0].wait(10) < 0
+    assert started[0].wait(30) < 0
     started[0].stdout.close()

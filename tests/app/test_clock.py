@@ -93,9 +93,9 @@ def test_a_clock_that_is_set_back(place: Place, tmp_path: Path) -> None:
     versions = server.get("/vqseg/labels/case_04").json()["versions"]
     assert [server.get(f"/vqseg/labels/case_04/{one['version']}").content for one in versions[-2:]] == [first, second]
     assert server.delete("/train/").ok
-    until(lambda: server.stats()["state"] != "running", 30)
+    until(lambda: server.stats()["state"] != "running", 120)
     assert server.post("/train/vqseg").ok
-    until(lambda: any(one["event"] == "resume" and one["step"] > 0 for one in read_lines(server.run / EVENTS_FILE)), 60)
+    until(lambda: any(one["event"] == "resume" and one["step"] > 0 for one in read_lines(server.run / EVENTS_FILE)), 90)
     lines = read_lines(server.run / "audit.jsonl")
     told = [(line["method"], line["route"]) for line in lines if line["status"] == 200 and line["method"] != "GET"]
     train, label = "/train/{model}", "/datastore/label"

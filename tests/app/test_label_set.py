@@ -214,7 +214,7 @@ def test_the_watcher_still_finds_new_files(studies: Any, app_module: Any, tmp_pa
     try:
         watching.update_image_info("case0", {"seen": True})
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "copied.nii.gz")
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while "copied" not in watching.list_images() and time.monotonic() < end:
             time.sleep(0.05)
         assert set(watching.list_images()) == {"case0", "copied"}

@@ -205,7 +205,7 @@ def test_monai_label_takes_versions_for_nothing(place: Workplace) -> None:
 def test_files_that_somebody_puts_there_are_still_seen(place: Workplace, tmp_path: Path) -> None:
     for folder in (place.folder, place.folder / "labels" / "final"):
         shutil.copy(mask_file(tmp_path / "put.nii.gz", random_mask(0)), folder / "put.nii.gz")
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         seen = place.datastore.list_images if folder == place.folder else place.datastore.get_labeled_images
         while "put" not in seen():
             assert time.monotonic() < end
@@ -225,7 +225,7 @@ def test_our_own_files_are_not_looked_for(place: Workplace, monkeypatch: pytest.
     monkeypatch.setattr(store, "_reconcile_datastore", lambda: looked.append(None))
     place.label("study", random_mask(0))
     store.update_image_info("study", {"note": "kept"})
-    heard = [told.get(timeout=10) for _ in range(3)]
+    heard = [told.get(timeout=60) for _ in range(3)]
     assert sorted(heard) == ["datastore_v2.json", "datastore_v2.json", "study.nii.gz"]
     assert looked == []
 
@@ -242,7 +242,7 @@ def test_whoever_reads_does_not_wait_for_the_disk_of_whoever_writes(
     monkeypatch.setattr(files, "_sync", stuck)
     with ThreadPoolExecutor(2) as threads:
         writing = threads.submit(place.datastore.update_image_info, "study", {"note": "kept"})
-        assert at_the_disk.wait(10)
+        assert at_the_disk.wait(60)
         reading = threads.submit(place.datastore.status)
         assert reading.result(10) == {"total": 1, "completed": 0, "label_tags": {}}
         assert not writing.done()

@@ -34,7 +34,7 @@ def written(folder: Path) -> set[str]:
 
 
 def wait_for(folder: Path, uid: str) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while uid not in written(folder):
         assert time.monotonic() < end, f"{uid} is not being written"
         time.sleep(0.05)

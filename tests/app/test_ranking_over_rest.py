@@ -15,7 +15,7 @@ from vqseg.active.strategies import STRATEGIES
 POOL = {"case_05", "case_06", "case_07", "case_08", "case_09"}
 
 
-def wait_until_scored(server: Any, seconds: float = 90) -> dict[str, Any]:
+def wait_until_scored(server: Any, seconds: float = 600) -> dict[str, Any]:
     """Nobody asks for it: a version that goes live is scored by itself."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

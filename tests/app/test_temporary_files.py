@@ -29,7 +29,7 @@ def upload(server: WatchedServer) -> Path:
             requests.post(f"{server.url}/infer/vqseg", files={"file": ("image.nii.gz", image)}, timeout=120)
 
     threading.Thread(target=ask, daemon=True).start()
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not (found := uploads(server.temporary)) and time.monotonic() < end:
         time.sleep(0.05)
     (file,) = found

@@ -192,7 +192,7 @@ def among_the_studies(server: WatchedServer, **bombs: bytes) -> Iterator[None]:
     try:
         for file, content in files.items():
             file.write_bytes(gzip.compress(content + b"\0" * 64 * MIB, 9))
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while any(server.get("/datastore/image/info", image=name).status_code == 404 for name in bombs):
             assert time.monotonic() < end
             time.sleep(0.2)  # until the watcher of the folder has seen them
@@ -269,7 +269,7 @@ def test_a_body_beyond_the_limit(limited: WatchedServer, path: str, chunked: boo
 
 
 def test_connections_of_refused_clients_are_closed(limited: WatchedServer) -> None:
-    before, end = limited.running.num_fds(), time.monotonic() + 20
+    before, end = limited.running.num_fds(), time.monotonic() + 60
     for _ in range(5):
         form = {"Content-Type": "multipart/form-data; boundary=x"}
         assert requests.post(f"{limited.url}/infer/vqseg", chunks(6 * MIB), headers=form, timeout=60).status_code == 413

@@ -16,7 +16,7 @@ STUDY = "case_04"
 TOO_LATE = "it was not its turn within 8 s: try again later"
 
 
-def ask(server: WatchedServer, seconds: float = 120) -> requests.Response:
+def ask(server: WatchedServer, seconds: float = 300) -> requests.Response:
     return requests.post(f"{server.url}/infer/vqseg", params={"image": STUDY, "output": "image"}, timeout=seconds)
 
 

@@ -100,7 +100,7 @@ def test_codes_that_are_shown_are_asked_for_again_only_when_the_model_is_another
     picture = picture_of(page, study).get_attribute("src")
     other = next(one["version"] for one in told["versions"] if not one["live"])
     assert server.post(f"/vqseg/models/{other}/live").ok
-    expect(picture_of(page, study)).not_to_have_attribute("src", picture or "", timeout=30 * SECONDS)
+    expect(picture_of(page, study)).not_to_have_attribute("src", picture or "", timeout=90 * SECONDS)
     assert asked_codes(dashboard) == before + 1
     assert server.post(f"/vqseg/models/{told['live']}/live").ok
 
@@ -151,20 +151,20 @@ def test_a_study_that_comes_is_labelled_and_goes_is_followed(dashboard: Dashboar
     entry = page.locator(f'#ranking li[data-study="{new}"]')
     offered = page.locator(f'#code-study option[value="{new}"]')
     count, total, like = page.locator("#studies"), len(studies.ids), studies.ids[0]
-    expect(page.locator("#ranking li")).to_have_count(UNLABELLED, timeout=60 * SECONDS)
+    expect(page.locator("#ranking li")).to_have_count(UNLABELLED, timeout=600 * SECONDS)
     files = {"file": (f"{new}.nii.gz", (studies.folder / f"{like}.nii.gz").read_bytes())}
     assert requests.put(f"{server.url}/datastore/image", params={"image": new}, files=files, timeout=60).ok
     try:
-        expect(count).to_have_text(f"{total + 1} studies, {LABELLED} labelled", timeout=30 * SECONDS)
+        expect(count).to_have_text(f"{total + 1} studies, {LABELLED} labelled", timeout=90 * SECONDS)
         # It is scored without being asked for.
         expect(entry).to_have_count(1, timeout=600 * SECONDS)
         expect(offered).to_have_count(1)
         assert server.put_label(new, studies.label_of(like)).ok
-        expect(count).to_have_text(f"{total + 1} studies, {LABELLED + 1} labelled", timeout=30 * SECONDS)
+        expect(count).to_have_text(f"{total + 1} studies, {LABELLED + 1} labelled", timeout=90 * SECONDS)
         expect(entry).to_have_count(0)
     finally:
         assert server.delete(f"/datastore/image?id={new}").ok
-    expect(count).to_have_text(f"{total} studies, {LABELLED} labelled", timeout=30 * SECONDS)
+    expect(count).to_have_text(f"{total} studies, {LABELLED} labelled", timeout=90 * SECONDS)
     expect(offered).to_have_count(0)
 
 
@@ -191,7 +191,7 @@ def test_what_has_changed_is_asked_for_again_and_nothing_else(
     page.route("**/vqseg/events", tell)
     page.on("request", lambda request: asked.append(urlsplit(request.url).path))
     page.goto(f"{server.url}/vqseg/")
-    expect(page.locator("#ranking li")).to_have_count(UNLABELLED, timeout=60 * SECONDS)
+    expect(page.locator("#ranking li")).to_have_count(UNLABELLED, timeout=600 * SECONDS)
     page.wait_for_timeout(3000)
     asked.clear()
     numbers[changed] = 2
@@ -245,7 +245,7 @@ def test_a_server_that_stays_busy_is_not_asked_for_ever(server: Server, chromium
 
     page.route("**/picture", refuse)
     Dashboard(page, server)
-    expect(page.locator("#ranking img")).to_have_count(UNLABELLED, timeout=60 * SECONDS)
+    expect(page.locator("#ranking img")).to_have_count(UNLABELLED, timeout=600 * SECONDS)
     page.wait_for_timeout(8000)
     known = len(asked)
     assert known <= 4 * UNLABELLED

@@ -45,7 +45,7 @@ def is_free(server: Server) -> bool:
     return server.get("/train/", check_if_running=True).status_code == 404
 
 
-def wait(server: Server, done: Callable[[dict[str, Any]], bool], seconds: float = 180) -> dict[str, Any]:
+def wait(server: Server, done: Callable[[dict[str, Any]], bool], seconds: float = 600) -> dict[str, Any]:
     """What `/vqseg/training` says as soon as it is `done`."""
     end = time.monotonic() + seconds
     while not done(told := server.get("/vqseg/training").json()):
@@ -61,7 +61,7 @@ def training(server: Server, chromium: Any) -> Iterator[Dashboard]:
     dashboard = Dashboard(page, server)
     page.locator("#start").focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=120 * SECONDS)
+    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=300 * SECONDS)
     yield dashboard
     page.close()
 
@@ -96,8 +96,8 @@ def test_a_training_of_the_past_can_be_chosen(dashboard: Dashboard) -> None:
 
 def test_losses_arrive_by_themselves_long_before_a_validation(training: Dashboard) -> None:
     page, tables = training.page, []
-    expect(page.locator("#dice-chart")).to_have_text("No validation yet.", timeout=60 * SECONDS)
-    end = time.monotonic() + 120
+    expect(page.locator("#dice-chart")).to_have_text("No validation yet.", timeout=180 * SECONDS)
+    end = time.monotonic() + 600
     while len(tables) < 4:
         assert time.monotonic() < end, tables
         if (table := training.table("#loss-chart")) and table not in tables:
@@ -129,7 +129,7 @@ def test_a_training_is_stopped_and_continued_on_the_page(training: Dashboard) ->
     first = wait(server, lambda told: told["status"]["step"] > 45)["status"]
     page.get_by_role("button", name="Stop").click()
     start = page.get_by_role("button", name="Continue training")
-    expect(start).to_have_attribute("aria-disabled", "false", timeout=60 * SECONDS)
+    expect(start).to_have_attribute("aria-disabled", "false", timeout=180 * SECONDS)
     assert page.evaluate("document.activeElement.id") == "stop"
     stopped = wait(server, lambda told: told["status"]["state"] == "interrupted")["status"]
     checkpoint = int(json.loads((server.run / "checkpoints" / "newest.json").read_text(encoding="utf-8"))[0])
@@ -137,9 +137,9 @@ def test_a_training_is_stopped_and_continued_on_the_page(training: Dashboard) ->
     expect(page.locator("#training-words")).to_contain_text(f"interrupted at step {stopped['step']} of")
 
     start.click()
-    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=120 * SECONDS)
+    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=300 * SECONDS)
     expect(page.get_by_role("button", name="Start training")).to_have_attribute("aria-disabled", "true")
-    steps, end = [checkpoint], time.monotonic() + 180
+    steps, end = [checkpoint], time.monotonic() + 600
     # The status is told once a second, so the last checkpoint may be ahead of it.
     while steps[-1] <= max(stopped["step"], checkpoint):
         assert time.monotonic() < end, steps
@@ -169,8 +169,8 @@ def test_a_training_with_options_of_its_own_is_continued_with_these(server: Serv
     page = chromium.new_page(viewport=WIDE)
     dashboard = Dashboard(page, server)
     page.get_by_role("button", name="Continue training").click()
-    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=120 * SECONDS)
-    steps, end = [stopped["status"]["step"] - 20], time.monotonic() + 180
+    expect(page.locator("#stop")).to_have_attribute("aria-disabled", "false", timeout=300 * SECONDS)
+    steps, end = [stopped["status"]["step"] - 20], time.monotonic() + 600
     while steps[-1] <= stopped["status"]["step"]:
         assert time.monotonic() < end, steps
         told = server.get("/vqseg/training").json()

@@ -130,12 +130,12 @@ def server(untrained: Server, archive: Archive, chromium: Any) -> Server:
     viewer.press("Train")
     viewer.expect_message("has started")
     expect(viewer.panel.locator(".vqseg-training")).to_contain_text(
-        re.compile(r"step \d+ of 240"), timeout=120 * SECONDS
+        re.compile(r"step \d+ of 240"), timeout=300 * SECONDS
     )
     expect(viewer.panel.get_by_role("button", name="Stop training")).to_be_visible()
     viewer.screenshot("training")
-    expect(viewer.page.locator("button[title='Run Segmentation']")).to_be_enabled(timeout=180 * SECONDS)
-    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("trained, Dice", timeout=240 * SECONDS)
+    expect(viewer.page.locator("button[title='Run Segmentation']")).to_be_enabled(timeout=600 * SECONDS)
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("trained, Dice", timeout=600 * SECONDS)
     assert viewer.failures == []
     context.close()
     assert untrained.stats()["state"] == "done"
@@ -213,15 +213,15 @@ def test_a_round_of_annotation(viewer: Viewer, server: Server, archive: Archive)
 
     viewer.press("Train")
     viewer.expect_message("has started")
-    expect(viewer.panel.get_by_role("button", name="Stop training")).to_be_visible(timeout=60 * SECONDS)
+    expect(viewer.panel.get_by_role("button", name="Stop training")).to_be_visible(timeout=180 * SECONDS)
     viewer.press("Stop training")
     viewer.expect_message("is stopped")
-    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=60 * SECONDS)
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=180 * SECONDS)
 
-    with viewer.page.expect_response("**/activelearning/**", timeout=60 * SECONDS) as offered:
+    with viewer.page.expect_response("**/activelearning/**", timeout=180 * SECONDS) as offered:
         viewer.press("Next study")
     card = viewer.panel.locator(".vqseg-next")
-    expect(card).to_be_visible(timeout=60 * SECONDS)
+    expect(card).to_be_visible(timeout=180 * SECONDS)
     assert_card_says_why(card, offered.value.json())
     viewer.screenshot("next_study")
     card.get_by_role("button", name="Open").click()
@@ -239,7 +239,7 @@ def test_train_goes_on_with_the_options_of_the_stopped_training(untrained: Serve
     untrained.wait(lambda stats: stats["state"] == "interrupted")
     viewer = Viewer(page, untrained.url)
     viewer.open(archive.studies["axial"])
-    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=60 * SECONDS)
+    expect(viewer.panel.locator(".vqseg-training")).to_contain_text("Train goes on", timeout=180 * SECONDS)
     viewer.press("Train")
     viewer.expect_message("has started")
     untrained.wait(lambda stats: stats["pid"] != first["pid"] and stats["total_steps"] == 100000)
@@ -254,10 +254,10 @@ def test_the_chosen_strategy_is_asked(viewer: Viewer, archive: Archive) -> None:
     card = viewer.panel.locator(".vqseg-next")
     for strategy in ("uniform", "predictive_entropy"):
         viewer.page.locator(".optionsTable select").select_option(strategy)
-        with viewer.page.expect_response("**/activelearning/**", timeout=60 * SECONDS) as offered:
+        with viewer.page.expect_response("**/activelearning/**", timeout=180 * SECONDS) as offered:
             viewer.page.get_by_role("button", name="Next Sample").click()
         assert offered.value.url.endswith(f"/activelearning/{strategy}")
-        expect(card).to_contain_text(strategy, timeout=60 * SECONDS)
+        expect(card).to_contain_text(strategy, timeout=180 * SECONDS)
         assert_card_says_why(card, offered.value.json())
 
 

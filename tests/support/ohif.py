@@ -84,10 +84,10 @@ class Viewer:
         self.wait_until_connected()
 
     def wait_until_connected(self) -> None:
-        expect(self.panel).to_be_visible(timeout=90 * SECONDS)
-        expect(self.page.locator(".monaiLabelPanel .subtitle")).to_be_visible(timeout=90 * SECONDS)
-        expect(self.panel.get_by_role("radio").first).to_be_visible(timeout=30 * SECONDS)
-        self.page.wait_for_function(f"() => ({_MASK})() !== null", timeout=30 * SECONDS)
+        expect(self.panel).to_be_visible(timeout=180 * SECONDS)
+        expect(self.page.locator(".monaiLabelPanel .subtitle")).to_be_visible(timeout=180 * SECONDS)
+        expect(self.panel.get_by_role("radio").first).to_be_visible(timeout=90 * SECONDS)
+        self.page.wait_for_function(f"() => ({_MASK})() !== null", timeout=90 * SECONDS)
 
     def hide_first_notice(self) -> None:
         """OHIF's own notice that it is not for diagnosis covers the lower part of a new browser."""
@@ -99,7 +99,7 @@ class Viewer:
     def run(self) -> None:
         """Press the panel's own Run and wait for its notice."""
         self.page.locator("button[title='Run Segmentation']").click()
-        expect(self.page.get_by_text("Running Segmentation - Successful").first).to_be_visible(timeout=90 * SECONDS)
+        expect(self.page.get_by_text("Running Segmentation - Successful").first).to_be_visible(timeout=180 * SECONDS)
 
     def brush(self, structure: str, millimetres: int = 20, at: tuple[float, float] = (0.5, 0.5)) -> Mask:
         """Draw a stroke in the first viewport, at a share of its width and height; returns the mask that holds it."""

@@ -26,7 +26,7 @@ _NO_INDEX = {"PIP_NO_INDEX": "1"}
 
 @contextmanager
 def served(
-    root: Path, folder: Path, arguments: Sequence[str], conf: Mapping[str, str], *, token: str = "", seconds: float = 90
+    root: Path, folder: Path, arguments: Sequence[str], conf: Mapping[str, str], *, token: str = "", seconds: int = 240
 ) -> Iterator[tuple[Server, list[CurlLine]]]:
     """The server that the script of the tree `root` starts from `folder`, once it answers to `token`, and the requests
     that the script prints. Fails when anything of it outlives the SIGTERM at the end; what does is killed."""

@@ -81,7 +81,7 @@ class Server:
     def stats(self) -> dict[str, Any]:
         return self.get("/info/").json()["train_stats"]["vqseg"]
 
-    def wait(self, done: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+    def wait(self, done: Callable[[dict[str, Any]], bool], seconds: float = 600) -> dict[str, Any]:
         """Poll the training's status until `done`."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

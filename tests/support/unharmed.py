@@ -9,7 +9,7 @@ from servers import Server
 from watched_servers import WatchedServer
 
 # For what an answered request still does: the file of an answer goes after it.
-_CLEAN_SECONDS = 5.0
+_CLEAN_SECONDS = 30.0
 
 
 class Unharmed:

@@ -53,7 +53,7 @@ class WatchedServer(Server):
         }
 
     @contextmanager
-    def leaving_nothing(self, seconds: float = 20) -> Iterator[None]:
+    def leaving_nothing(self, seconds: float = 60) -> Iterator[None]:
         """Soon after the block has ended there are no more temporary files than before."""
         before = self.files()
         yield

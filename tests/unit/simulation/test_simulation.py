@@ -299,7 +299,7 @@ def test_processes_end_with_a_parent_that_is_killed(studies: list[Study], tmp_pa
     command += ["--set=train.steps=1000000", "--arms", "uniform"]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         workers: list[psutil.Process] = []
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end and len(workers) < 2:
             children = psutil.Process(parent.pid).children()
             workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
@@ -309,7 +309,7 @@ def test_processes_end_with_a_parent_that_is_killed(studies: list[Study], tmp_pa
         while time.monotonic() < end and not list((tmp_path / "out" / "rounds").glob("*.lock")):
             time.sleep(0.2)
         parent.kill()
-        _, alive = psutil.wait_procs(workers, timeout=30)
+        _, alive = psutil.wait_procs(workers, timeout=120)
     for one in alive:
         one.kill()
     assert alive == []
