@@ -219,12 +219,10 @@ class VQSegApp(MONAILabelApp):
             logger.warning("scores are not read yet: %s", error)
 
     def _to_be_scored(self) -> Hashable | None:
-        """Changes with the model that compares studies, which may have to be learnt first, and with the studies."""
+        """Changes with the model that compares studies and with the studies. None without a model: one that is to be
+        learnt from the images alone should see more than the first that comes."""
         version = self.cold_start.comparing().version()
-        studies = self.datastore().images_state()
-        if not studies or (version is None and not self.cold_start.is_missing()):
-            return None
-        return (version and identity_of(version), studies)
+        return None if version is None else (identity_of(version), self.datastore().images_state())
 
     def check_model(self, model: str, version: str | None = None) -> Config:
         """Settings of the model that would answer. Another version than the live one is not loaded for it."""
@@ -270,5 +268,7 @@ class VQSegApp(MONAILabelApp):
             self.current_labels()
             if self.live.version() is not None:
                 self.live.predictor()
+            elif "monailabel.app" in sys.modules and self.cold_start.is_missing() and self.datastore().list_images():
+                self.async_scoring(NAME)
         except VQSegError as error:
             logger.warning("warm-up: %s", error)
