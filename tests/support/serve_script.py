@@ -55,8 +55,9 @@ def served(
         server.delete("/scoring/")
         process.terminate()
         process.wait(30)
-        _, left = psutil.wait_procs(_started_with(process), timeout=10)
-        if left:
+        psutil.wait_procs(_started_with(process), timeout=30)
+        # Asked anew: one that has ended may be a zombie for long, where nobody takes up the orphans of a container.
+        if left := _started_with(process):
             pytest.fail(f"this outlives scripts/serve: {left}")
     finally:
         for left in _started_with(process):

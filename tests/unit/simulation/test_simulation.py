@@ -309,7 +309,9 @@ def test_processes_end_with_a_parent_that_is_killed(studies: list[Study], tmp_pa
         while time.monotonic() < end and not list((tmp_path / "out" / "rounds").glob("*.lock")):
             time.sleep(0.2)
         parent.kill()
-        _, alive = psutil.wait_procs(workers, timeout=120)
+        psutil.wait_procs(workers, timeout=120)
+    # One that has ended may be a zombie for long, where nobody takes up the orphans of a container.
+    alive = [one for one in workers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     for one in alive:
         one.kill()
     assert alive == []
