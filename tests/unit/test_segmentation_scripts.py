@@ -34,10 +34,11 @@ def row(name: str, labelled: str, patients: int, dice: float, seed: int = 0) -> 
     }
 
 
-def report(rows: list[dict[str, Any]], folder: Path) -> str:
+def report(rows: list[dict[str, Any]], folder: Path, *more: object) -> str:
     path = folder / "segmentation_cpu.json"
     path.write_text(json.dumps({str(number): one for number, one in enumerate(rows)}), encoding="utf-8")
-    subprocess.run([sys.executable, SCRIPTS / "report_segmentation", path], check=True, capture_output=True)
+    command = [sys.executable, SCRIPTS / "report_segmentation", path, *more]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return path.with_suffix(".md").read_text(encoding="utf-8")
 
 
@@ -66,6 +67,11 @@ def test_a_method_that_lacks_seeds_stands_below_the_table(tmp_path: Path) -> Non
 
 def test_one_row_alone_is_reported(tmp_path: Path) -> None:
     assert "| acdc | 3 | supervised | 1 | 0.5000 |" in report([row("supervised", "few", 3, 0.5)], tmp_path)
+
+
+def test_rows_that_were_made_elsewhere_have_no_examples(tmp_path: Path) -> None:
+    rows = [row("supervised", "few", 3, 0.5), row("vqseg", "few", 3, 0.6)]
+    assert "0.6000" in report(rows, tmp_path, "--work", tmp_path / "work")
 
 
 @pytest.mark.parametrize("budget", ["cpu", "gpu"])
