@@ -243,7 +243,8 @@ class PACSStudies(Datastore):
 
     def images_state(self) -> Hashable:
         """Changes with every image that the PACS is known to hold, and with its slices."""
-        return tuple((series.uid, series.size) for series in self._held.watched().images.values())
+        # Sorted: a PACS need not list them in the same order twice.
+        return tuple(sorted((series.uid, series.size) for series in self._held.watched().images.values()))
 
     def label_version_file(self, image_id: str, version: str) -> Path:
         """The mask of a version, NIfTI or DICOM SEG. Raises `UnknownError`, and `DataError` when it is damaged."""
