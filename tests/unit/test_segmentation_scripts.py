@@ -94,3 +94,17 @@ def test_a_row_stays_the_same_however_it_is_tracked_and_whichever_study_is_chose
 
 
 SAME_AS_VQSEG = {"base + QPM + dual branch"}
+
+
+def test_the_development_split_scores_training_patients_that_no_method_sees() -> None:
+    split = {"labels": {"a": 1}, "train": ["p1", "p2", "p3", "p4"], "labelled_3": ["p1", "p3"], "val": ["p9"]}
+    found = runpy.run_path(str(SCRIPTS / "benchmark_segmentation"))["development_split"](split, 2)
+    assert found == {"labels": {"a": 1}, "train": ["p1", "p2"], "labelled_3": ["p1"], "val": ["p3", "p4"]}
+
+
+def test_settings_are_tried_while_developing_only(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPTS / "benchmark_segmentation", "--budget", "cpu", "--work", tmp_path, "--set"]
+    for tried, words in (("perturbation.rate=0.5", "with --develop"), ("perturbation.rate", "expected KEY=VALUE")):
+        found = subprocess.run([*map(str, command), tried], capture_output=True, encoding="utf-8", check=False)
+        assert found.returncode == 2
+        assert words in found.stderr.splitlines()[-1]
