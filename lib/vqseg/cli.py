@@ -366,16 +366,11 @@ def doctor() -> None:
 
 def _settings(overrides: Iterable[str], steps: int | None = None, seed: int | None = None) -> dict[str, Any]:
     """Settings by key, of the options that give them."""
-    settings: dict[str, Any] = dict(_key_and_value(override) for override in overrides)
+    from vqseg.config import key_and_value
+
+    settings: dict[str, Any] = dict(map(key_and_value, overrides))
     short = {"train.steps": steps, "train.seed": seed}
     return settings | {key: value for key, value in short.items() if value is not None}
-
-
-def _key_and_value(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise click.UsageError(f"--set {text}: expected KEY=VALUE, for example train.seed=1")
-    return key, value
 
 
 def _need_labels(studies: Iterable, labels: Path) -> None:

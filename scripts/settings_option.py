@@ -1,0 +1,21 @@
+"""The option `--set KEY=VALUE`, for the scripts that have it."""
+
+from __future__ import annotations
+
+import argparse
+
+from vqseg.config import key_and_value
+from vqseg.errors import ConfigError
+
+
+def add_settings(parser: argparse.ArgumentParser, words: str = "override a setting") -> None:
+    """Add the option; `settings` is a list of keys and values, which `dict` takes."""
+    several = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("--set", dest="settings", type=_setting, metavar="KEY=VALUE", help=words, **several)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    try:
+        return key_and_value(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
