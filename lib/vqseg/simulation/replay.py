@@ -32,7 +32,8 @@ class Protocol:
 class Step:
     """A round of a replay: `labelled` ids in the order in which they were chosen, their `slices` and foreground
     `voxels`, mean `scores` on the validation studies, the ids `chosen` next, the arm's `agreement` with the model's
-    errors, and `seconds` by part. After the last round nothing is chosen."""
+    errors, `seconds` by part, and the effective number of `replacement_codes` of its QPM draws, if it needs any. After
+    the last round nothing is chosen."""
 
     labelled: list[str]
     slices: int
@@ -41,6 +42,7 @@ class Step:
     chosen: list[str]
     agreement: float | None
     seconds: dict[str, float]
+    replacement_codes: float | None
 
 
 def replay(arm: Arm, seed: int, protocol: Protocol, learner: Learner) -> list[Step]:
@@ -73,6 +75,7 @@ def replay(arm: Arm, seed: int, protocol: Protocol, learner: Learner) -> list[St
                 choice.ids,
                 choice.agreement,
                 done.seconds | {"choose": choice.seconds},
+                done.replacement_codes,
             )
         )
         labelled = [*labelled, *choice.ids]

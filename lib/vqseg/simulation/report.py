@@ -49,8 +49,8 @@ def table(summary: Mapping[str, Any]) -> list[str]:
             f"{arm['rank']:.1f}",
             _spread(arm["curve"][-1]),
             _spread(arm["hd95_area"], 2),
-            f"{arm['slices']:.0f}",
-            f"{arm['foreground_share']:.1%}",
+            f"{arm['slices'][-1]:.0f}",
+            f"{arm['foreground_shares'][-1]:.1%}",
             "-" if arm["foreground_efficiency"] is None else f"{arm['foreground_efficiency']:.1f}",
             f"{_signed(arm['agreement_at_start'])}, {_signed(arm['agreement'])}",
             f"{arm['seconds']['choose']:.2f}, {arm['seconds']['look']:.1f}",
@@ -58,6 +58,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     full = _spread(summary["all_masks"])
     lines += ["", f"{summary['seeds']} seeds; with all masks of the pool the Dice is {full}."]
+    drawn = {name: arm["replacement_codes"] for name, arm in summary["arms"].items() if arm["replacement_codes"]}
+    if drawn:
+        told = ", ".join(f"{name} {codes:.1f}" for name, codes in drawn.items())
+        lines += [f"Effective number of replacement codes of QPM draws: {told}."]
     lines += [f"Seed {seed} is left out: {reason}" for seed, reason in summary["left_out"].items()]
     return lines
 

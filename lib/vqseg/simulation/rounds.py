@@ -34,7 +34,7 @@ from vqseg.training.trainer import Trainer
 __all__ = ["Learner", "Look", "Round"]
 
 # Raised whenever a change of the code makes other models or signals of the same settings.
-_CODE = 1
+_CODE = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Look:
 @dataclass(frozen=True)
 class Round:
     """`labelled` ids; mean `scores` on the validation studies (dice, hd95, assd); by id of every study of the pool, if
-    it was looked at, its `signals` and its `dice`, the mean over the structures; `seconds` that each part took.
+    it was looked at, its `signals` and its `dice`, the mean over the structures; `seconds` that each part took; the
+    effective number of `replacement_codes` of the QPM draws, if there were any.
 
     With nothing labelled the network learns from images alone, and there is nothing to score.
     """
@@ -58,6 +59,7 @@ class Round:
     signals: dict[str, StudySignals]
     dice: dict[str, float]
     seconds: dict[str, float]
+    replacement_codes: float | None
 
     def pool(self, structures: Sequence[str], progress: float) -> Pool:
         """The studies that are not labelled yet, as the strategies see them."""
@@ -131,7 +133,8 @@ class Learner:
                 signals[case.id] = prediction.signals
                 quality[case.id] = mean_dice(dice_by_structure(prediction.mask, case.mask, predictor.labels))
         seconds = {"train": trained - begin, "score": scored - trained, "look": time.perf_counter() - scored}
-        return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds)
+        codes = predictor.replacement_codes if look and look.draws else None
+        return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds, codes)
 
     def _trained(self, ids: list[str], seed: int) -> tuple[VQSeg, Config]:
         """The teacher after the last step, and its settings."""
@@ -156,7 +159,7 @@ def _hash(values: list[object]) -> str:
 
 def _write(path: Path, made: Round) -> None:
     """As arrays alone, whole or not at all."""
-    words = {"labelled": made.labelled, "scores": made.scores, "dice": made.dice, "seconds": made.seconds}
+    words = {field.name: getattr(made, field.name) for field in fields(Round) if field.name != "signals"}
     rows = made.signals.values()
     columns = {field.name: np.array([getattr(row, field.name) for row in rows]) for field in fields(StudySignals)}
     with new_file(path) as temporary, temporary.open("wb") as file:
@@ -175,4 +178,4 @@ def _read(path: Path) -> Round | None:
         return None
     rows = zip(*columns.values(), strict=True)
     signals = {study: StudySignals(*row) for study, row in zip(studies, rows, strict=True)}
-    return Round(words["labelled"], words["scores"], signals, words["dice"], words["seconds"])
+    return Round(**words, signals=signals)

@@ -51,12 +51,12 @@ def summarize(result: Mapping[str, Any]) -> dict[str, Any]:
     if REFERENCE in areas:
         against = compare({arm: differences(areas, arm, REFERENCE) for arm in areas if arm != REFERENCE})
     full = mean(one["scores"]["dice"] for one in result["all_masks"])
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
     for arm, seeds in by_arm.items():
-        curve = [[steps[number]["scores"]["dice"] for steps in seeds] for number in range(len(seeds[0]))]
-        shares = [
-            mean(steps[number]["voxels"] / result["pool_voxels"] for steps in seeds) for number in range(len(curve))
-        ]
+        rounds = list(zip(*seeds, strict=True))
+        curve = [[step["scores"]["dice"] for step in steps] for steps in rounds]
+        slices = [mean(step["slices"] for step in steps) for steps in rounds]
+        shares = [mean(step["voxels"] / result["pool_voxels"] for step in steps) for steps in rounds]
         beaten = compare({other: differences(areas, arm, other) for other in areas if other != arm})
         arms[arm] = {
             "area": _spread(areas[arm]),
@@ -65,11 +65,12 @@ def summarize(result: Mapping[str, Any]) -> dict[str, Any]:
             "hd95_area": _spread(hd95[arm]),
             f"against_{REFERENCE}": _with_verdict(against[arm]) if arm in against else None,
             "beats": [other for other, comparison in beaten.items() if comparison.better],
-            "slices": mean(steps[-1]["slices"] for steps in seeds),
-            "foreground_share": shares[-1],
+            "slices": slices,
+            "foreground_shares": shares,
             "foreground_efficiency": foreground_efficiency(shares, list(map(mean, curve)), full),
             "agreement_at_start": _mean_of_known(steps[0]["agreement"] for steps in seeds),
             "agreement": _mean_of_known(step["agreement"] for steps in seeds for step in steps),
+            "replacement_codes": _mean_of_known(step["replacement_codes"] for steps in seeds for step in steps),
             "seconds": _seconds(seeds),
         }
     some = next(iter(by_arm.values()))

@@ -164,6 +164,9 @@ def test_a_round_comes_back_from_disk_as_it_was(studies: list[Study], tmp_path: 
     made, kept = (learner.round(["s02", "s01"], 0, Look(draws=2)) for learner in (first, second))
     assert made.labelled == kept.labelled == ["s01", "s02"]
     assert (made.scores, made.dice, made.seconds) == (kept.scores, kept.dice, kept.seconds)
+    codes = min(first.config.perturbation.replacement_codes, first.config.model.codebook_size - 1)
+    assert made.replacement_codes == kept.replacement_codes == pytest.approx(codes, rel=0.2)
+    assert first.round(["s02", "s01"], 0, Look()).replacement_codes is None
     for study, signals in made.signals.items():
         for name, value in vars(signals).items():
             np.testing.assert_array_equal(value, getattr(kept.signals[study], name))

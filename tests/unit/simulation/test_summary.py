@@ -31,6 +31,7 @@ def result(gains: dict[str, float], share: dict[str, float] | None = None) -> di
                     "slices": 30 * (step + 1),
                     "voxels": 100 * (3 + 3 * step) * (share or {}).get(arm, 1.0),
                     "scores": {"dice": 0.5 + shared[seed] + gain * step + little[seed, step], "hd95": 5.0 - step / 2},
+                    "replacement_codes": None if arm == CONTROL else 16.0,
                     "agreement": None if step == ROUNDS else 0.5,
                     "seconds": {"train": 2.0, "score": 1.0, "look": 3.0, "choose": 0.0 if step == ROUNDS else 0.25},
                 }
@@ -67,10 +68,10 @@ def test_the_best_arm_stands_first_and_the_noise_of_the_seed_is_shared() -> None
     assert (summary["seeds"], summary["budgets"]) == (SEEDS, [3, 6, 9, 12, 15, 18])
 
 
-def test_costs_are_those_of_the_last_round_and_times_are_means() -> None:
+def test_costs_are_those_of_every_round_and_times_are_means() -> None:
     arm = summarize(result(GOOD))["arms"]["new"]
-    assert arm["slices"] == 180
-    assert arm["foreground_share"] == pytest.approx(1800 / 20_000)
+    assert arm["slices"] == [30, 60, 90, 120, 150, 180]
+    assert arm["foreground_shares"] == pytest.approx([share / 20_000 for share in (300, 600, 900, 1200, 1500, 1800)])
     assert arm["seconds"] == {"train": 2.0, "score": 1.0, "look": 3.0, "choose": 0.25}
     assert arm["agreement"] == arm["agreement_at_start"] == 0.5
 
@@ -82,13 +83,19 @@ def test_the_area_of_fewer_rounds_leaves_the_others_out() -> None:
 
 def test_the_table_names_every_arm_once() -> None:
     lines = table(summarize(result(GOOD)))
-    assert [line.split("|")[1].strip() for line in lines[2:-2]] == list(summarize(result(GOOD))["arms"])
-    assert len({line.count("|") for line in lines[:-2]}) == 1
+    assert [line.split("|")[1].strip() for line in lines[2:-3]] == list(summarize(result(GOOD))["arms"])
+    assert len({line.count("|") for line in lines[:-3]}) == 1
     assert "**+0.05" in lines[2]
 
 
+def test_the_strength_of_the_draws_is_told_of_those_arms_that_draw() -> None:
+    told = table(summarize(result(GOOD)))[-1]
+    assert "new 16.0" in told
+    assert CONTROL not in told
+
+
 def test_one_arm_alone_has_a_table_too() -> None:
-    assert len(table(summarize(result({"new": 0.05})))) == 5
+    assert len(table(summarize(result({"new": 0.05})))) == 6
 
 
 def test_a_claim_needs_every_part_of_the_rule() -> None:
