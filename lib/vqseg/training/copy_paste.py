@@ -104,8 +104,7 @@ class VQSegWithCopyPaste(_CopyPaste):
         if inputs.unlabelled is not None:
             weak = self.weak_view(inputs)
             pseudo = self.refined(weak.pseudo)
-            streams += [self.perturbed_stream(inputs, weak)] if self.config.loss.perturbed else []
-            streams += [self.strong_stream(inputs, weak)] if self.config.loss.strong else []
+            streams += self.consistency_streams(inputs, weak)
             streams += self.copy_paste_streams(inputs, Batch(weak.image, pseudo.target), pseudo)
         return streams
 

@@ -230,6 +230,16 @@ class Method(nn.Module):
             guide if guide is None else apply_geometry(guide, unlabelled.geometry),
         )
 
+    def consistency_streams(self, inputs: StepInputs, weak: WeakView) -> list[Stream]:
+        """The weak view with perturbed features and the strong view, as far as the settings ask for them."""
+        streams, loss = [], self.config.loss
+        if loss.perturbed:
+            streams.append(self.perturbed_stream(inputs, weak))
+        elif weak.guide is not None or (inputs.student.has_codebook and loss.reconstruction):
+            # Without a segmentation term the weak view is still reconstructed and guided, from codes as they are.
+            streams.append(Stream(weak.image, [], reconstructed=True, guide=weak.guide))
+        return [*streams, self.strong_stream(inputs, weak)] if loss.strong else streams
+
     def perturbed_stream(self, inputs: StepInputs, weak: WeakView) -> Stream:
         """The weak view with perturbed features."""
         weight = self._unlabelled_weight(inputs) * self.config.loss.perturbed
@@ -277,15 +287,9 @@ class Consistency(Method):
     """
 
     def streams(self, inputs: StepInputs) -> list[Stream]:
-        streams, loss = [self.labelled_stream(inputs)], self.config.loss
+        streams = [self.labelled_stream(inputs)]
         if inputs.unlabelled is not None:
-            weak = self.weak_view(inputs)
-            if loss.perturbed:
-                streams.append(self.perturbed_stream(inputs, weak))
-            elif weak.guide is not None or (inputs.student.has_codebook and loss.reconstruction):
-                # Without a segmentation term the weak view is still reconstructed and guided, from codes as they are.
-                streams.append(Stream(weak.image, [], reconstructed=True, guide=weak.guide))
-            streams += [self.strong_stream(inputs, weak)] if loss.strong else []
+            streams += self.consistency_streams(inputs, self.weak_view(inputs))
         return streams
 
 
