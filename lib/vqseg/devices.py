@@ -26,8 +26,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 ones on the device."""
+    """Whether bfloat16 convolutions are known to be faster than float32 ones on the device."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     # There is no public question for this; a torch without the private one computes in float32.
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

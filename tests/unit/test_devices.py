@@ -24,3 +24,9 @@ def test_precision_is_known_without_a_public_question(monkeypatch: pytest.Monkey
     assert isinstance(has_fast_bfloat16(torch.device("cpu")), bool)
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     assert has_fast_bfloat16(torch.device("cpu")) is False
+
+
+def test_what_the_processor_can_says_nothing_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert has_fast_bfloat16(torch.device("cpu"))
+    assert not has_fast_bfloat16(torch.device("mps"))

@@ -12,7 +12,7 @@ import torch
 from builders import TINY_2D, tiny_config, write_studies
 
 from vqseg.networks.build import build_network
-from vqseg.networks.perturbation import effective_codes, fit_temperature
+from vqseg.networks.perturbation import effective_codes, fit_temperature, kl_from_uniform
 from vqseg.networks.vqseg import VQSeg
 from vqseg.store import ModelStore, load_weights
 from vqseg.training.run import train
@@ -55,7 +55,8 @@ def codebooks(run: Path) -> list[torch.Tensor]:
 
 
 def test_the_strength_stays_while_the_codebook_changes_and_the_papers_would_not(tmp_path: Path) -> None:
-    """A kernel whose scale is fixed, as the paper's, is another one by the end of the same training."""
+    """The effective number keeps to the setting and KL(P || Q) to itself, within 20 %. The paper's kernel, with a
+    temperature of 1 and with the one that fits the first codebook, is another one by the end of the same training."""
     wanted = 12.0
     settings = {"train.steps": 80, "train.validate_every": 8, "train.learning_rate": 0.03, "train.warmup_steps": 5}
     config = tiny_config(settings | {"perturbation.replacement_codes": wanted})
@@ -63,10 +64,15 @@ def test_the_strength_stays_while_the_codebook_changes_and_the_papers_would_not(
     first, *_, last = codebooks(tmp_path / "run")
     norms = [float(codes.norm(dim=1).mean()) for codes in (first, last)]
     assert max(norms) / min(norms) > 1.3, norms
-    for event in validations(tmp_path / "run"):
+    told = validations(tmp_path / "run")
+    for event in told:
         assert event["replacement_codes"] == pytest.approx(wanted, rel=0.2), event["step"]
-    fixed = effective_codes(last, fit_temperature(first, wanted))
-    assert abs(fixed / wanted - 1) > 0.2, fixed
+        assert event["kl_from_uniform"] == pytest.approx(told[0]["kl_from_uniform"], rel=0.2), event["step"]
+    for temperature in (1.0, fit_temperature(first, wanted)):
+        codes = [effective_codes(codebook, temperature) for codebook in (first, last)]
+        assert abs(codes[1] / codes[0] - 1) > 0.2, codes
+        farther = [kl_from_uniform(codebook, config.perturbation.rate, temperature) for codebook in (first, last)]
+        assert abs(farther[1] / farther[0] - 1) > 0.2, farther
 
 
 @pytest.mark.parametrize("method", ["supervised", "cutmix"])

@@ -70,6 +70,15 @@ def test_mixed_precision_trains_every_term_and_keeps_weights_and_tokens_in_float
     assert moved > 0
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_device_chooses_the_precision_unless_the_settings_do(
+    fast: bool, studies: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqseg.training.trainer.has_fast_bfloat16", lambda device: fast)
+    assert trainer_of(studies, tmp_path, **{"train.mixed_precision": None}).autocast is fast
+    assert trainer_of(studies, tmp_path, **{"train.mixed_precision": not fast}).autocast is not fast
+
+
 def test_what_may_be_compiled_is(studies: list[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder and decoders of student and teacher; codes are drawn at random between them."""
     compiled: list[torch.nn.Module] = []
