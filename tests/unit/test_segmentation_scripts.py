@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import write_studies
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -47,7 +49,24 @@ def test_gap_is_closed_towards_the_same_network_on_all_masks(tmp_path: Path) -> 
     rows += [row("vqseg", "more", 7, 0.99)]
     text = report(rows, tmp_path)
     assert "| acdc | 3 | vqseg | 1 | 0.6000 | 25% |" in text
-    assert (tmp_path / "segmentation_cpu_curves.png").stat().st_size > 1000
+    assert "(segmentation_cpu_methods.png)" in text
+    assert (tmp_path / "segmentation_cpu_methods.png").stat().st_size > 1000
+
+
+def test_rates_are_drawn_beside_their_table(tmp_path: Path) -> None:
+    ways = (("QPM 0.1", 0.6), ("QPM 0.9", 0.5), ("dropout 0.1", 0.6), ("dropout 0.9", 0.3))
+    rows = [row(name, "few", 3, dice, seed) | {"table": "rates"} for name, dice in ways for seed in (0, 1)]
+    text = report(rows, tmp_path)
+    assert "| acdc | 3 | dropout 0.9 | 2 | 0.3000 ± 0.0000 |" in text
+    assert "(segmentation_cpu_rates.png)" in text
+    assert (tmp_path / "segmentation_cpu_rates.png").stat().st_size > 1000
+
+
+def test_the_table_says_that_there_was_no_gpu_until_there_is_one(tmp_path: Path) -> None:
+    rows = [row("supervised", "few", 3, 0.5)]
+    assert "--budget gpu" in report(rows, tmp_path)
+    (tmp_path / "segmentation_gpu.json").write_text("{}", encoding="utf-8")
+    assert "--budget gpu" not in report(rows, tmp_path)
 
 
 def test_no_gap_is_claimed_before_all_masks_were_trained_on(tmp_path: Path) -> None:
@@ -72,6 +91,24 @@ def test_one_row_alone_is_reported(tmp_path: Path) -> None:
 def test_rows_that_were_made_elsewhere_have_no_examples(tmp_path: Path) -> None:
     rows = [row("supervised", "few", 3, 0.5), row("vqseg", "few", 3, 0.6)]
     assert "0.6000" in report(rows, tmp_path, "--work", tmp_path / "work")
+
+
+def test_examples_show_the_masks_that_were_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made elsewhere is left out; real images are not ours to publish and stay in the folder of the runs."""
+    data, work = tmp_path / "data" / "acdc", tmp_path / "work"
+    study = write_studies(data, 1)[0]
+    assert study.label is not None
+    monkeypatch.setenv("VQSEG_DATA", str(data.parent))
+    rows = [
+        row(name, "few", 3, 0.5) | {"per_class": {"left": 0.5, "right": 0.5}} for name in ("vqseg", "bcp", "cutmix")
+    ]
+    for made in rows[:2]:
+        masks = work / made["folder"] / "masks"
+        masks.mkdir(parents=True)
+        shutil.copy(study.label, masks)
+    report(rows, tmp_path, "--work", work)
+    assert (work / "examples.png").stat().st_size > 1000
+    assert not list(tmp_path.glob("*examples*"))
 
 
 @pytest.mark.parametrize("budget", ["cpu", "gpu"])
