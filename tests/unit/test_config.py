@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,18 @@ def test_presets_are_valid_and_overrides_win() -> None:
         assert load_config(name, {"train.steps": 3}) == preset.model_copy(
             update={"train": preset.train.model_copy(update={"steps": 3})}
         )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_setting_of_a_preset_stands_below_a_sentence_why(name: str) -> None:
+    """One sentence may be for several settings in a row."""
+    above = ""
+    text = (resources.files("vqseg") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("  ") and not line.lstrip().startswith("#"):
+            assert above.lstrip().startswith("#"), line
+        else:
+            above = line
 
 
 def test_settings_file(tmp_path: Path) -> None:
