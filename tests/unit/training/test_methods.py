@@ -198,6 +198,20 @@ def final_checkpoint(run: Path) -> Checkpoint:
     return checkpoint
 
 
+@in_2d_and_3d
+@by_method
+def test_the_seed_decides_everything(method: str, dims: int, studies: list[Study], tmp_path: Path) -> None:
+    """Whatever other generators have drawn, and whatever was trained before."""
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        torch.rand(3)
+        np.random.rand(3)
+        run_of(method, tiny_config(DIMS[dims] | SHORT | {"train.seed": seed}), studies, tmp_path / name)
+    one, same, other = (final_checkpoint(tmp_path / name) for name in ("one", "same", "other"))
+    for part in ("student", "teacher", "state"):
+        need_equal(getattr(one, part), getattr(same, part), part)
+    assert not all(torch.equal(weights, other.student[name]) for name, weights in one.student.items())
+
+
 @pytest.mark.parametrize(
     ("method", "dims", "guided", "stop"), [("vqseg", 2, True, 3), ("bcp", 3, False, 1)], ids=["vqseg", "bcp"]
 )
