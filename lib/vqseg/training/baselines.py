@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vqseg.training.step import Consistency, Method, StepInputs, Stream
 
-__all__ = ["CutMix", "MeanTeacher"]
+__all__ = ["CutMix", "MeanTeacher", "UniMatch"]
 
 
 class MeanTeacher(Method):
@@ -24,6 +24,14 @@ class MeanTeacher(Method):
 class CutMix(Consistency):
     """A strong view with CutMix and a weak one with feature dropout.
 
-    UniMatch (Yang et al., arXiv 2208.09910) with one strong view instead of two, and with a mean teacher; with
-    `loss.perturbed` 0 it is FixMatch (Sohn et al., arXiv 2001.07685) with CutMix.
+    With `loss.perturbed` 0 it is FixMatch (Sohn et al., arXiv 2001.07685) with CutMix and a mean teacher.
     """
+
+
+class UniMatch(Consistency):
+    """Two strong views with CutMix and a weak one with feature dropout.
+
+    UniMatch (Yang et al., arXiv 2208.09910) with the teacher and the views of all methods here.
+    """
+
+    strong_views = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vqseg.config import Config
 from vqseg.errors import ConfigError
-from vqseg.training.baselines import CutMix, MeanTeacher
+from vqseg.training.baselines import CutMix, MeanTeacher, UniMatch
 from vqseg.training.copy_paste import BidirectionalCopyPaste, VQSegWithCopyPaste
 from vqseg.training.step import Method, Reconstruction, Supervised, VQSegMethod
 
@@ -16,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "mean-teacher": MeanTeacher,
     "cutmix": CutMix,
+    "unimatch": UniMatch,
     "bcp": BidirectionalCopyPaste,
 }
 # These learn from images alone and segment nothing.

@@ -139,6 +139,8 @@ class Method(nn.Module):
     # Without labels all patches are alike, and come as the labelled ones do.
     uses_labels: ClassVar[bool] = True
     uses_unlabelled: ClassVar[bool] = True
+    # Strong views of each unlabelled patch, which share the weight of one.
+    strong_views: ClassVar[int] = 1
     # Whether a stream shows whole images, which a foundation model can be asked about.
     can_be_guided: ClassVar[bool] = True
 
@@ -231,14 +233,16 @@ class Method(nn.Module):
         )
 
     def consistency_streams(self, inputs: StepInputs, weak: WeakView) -> list[Stream]:
-        """The weak view with perturbed features and the strong view, as far as the settings ask for them."""
+        """The weak view with perturbed features and the strong views, as far as the settings ask for them."""
         streams, loss = [], self.config.loss
         if loss.perturbed:
             streams.append(self.perturbed_stream(inputs, weak))
         elif weak.guide is not None or (inputs.student.has_codebook and loss.reconstruction):
             # Without a segmentation term the weak view is still reconstructed and guided, from codes as they are.
             streams.append(Stream(weak.image, [], reconstructed=True, guide=weak.guide))
-        return [*streams, self.strong_stream(inputs, weak)] if loss.strong else streams
+        if loss.strong:
+            streams += [self.strong_stream(inputs, weak) for _ in range(self.strong_views)]
+        return streams
 
     def perturbed_stream(self, inputs: StepInputs, weak: WeakView) -> Stream:
         """The weak view with perturbed features."""
@@ -252,7 +256,7 @@ class Method(nn.Module):
         mix = draw_cutmix(weak.image, views.cutmix, inputs.generator)
         changes = draw_intensity(len(weak.image), views, inputs.generator)
         label, valid = apply_cutmix(weak.pseudo.target, mix), apply_cutmix(weak.pseudo.valid, mix)
-        weight = self._unlabelled_weight(inputs) * self.config.loss.strong
+        weight = self._unlabelled_weight(inputs) * self.config.loss.strong / self.strong_views
         image = apply_cutmix(apply_intensity(weak.image, changes), mix)
         return Stream(image, [Target("strong", label, weight, valid)])
 

@@ -60,6 +60,7 @@ TERMS: dict[str, tuple[set[str], set[str]]] = {
     "supervised": ({"labelled"}, {"labelled"}),
     "mean-teacher": ({"labelled"}, {"labelled", "perturbed"}),
     "cutmix": ({"labelled"}, {"labelled", "perturbed", "strong"}),
+    "unimatch": ({"labelled"}, {"labelled", "perturbed", "strong"}),
     "bcp": (COPY_PASTE, COPY_PASTE),
     "vqseg": ({"labelled"} | CODEBOOK, {"labelled", "perturbed", "strong"} | CODEBOOK),
     "vqseg+bcp": ({"labelled"} | CODEBOOK, {"labelled", "perturbed", "strong"} | COPY_PASTE | CODEBOOK),
