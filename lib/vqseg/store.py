@@ -218,13 +218,26 @@ class ModelStore:
         self._write_history([*(earlier for earlier in self.history() if earlier != name), name])
 
     def _write_history(self, names: list[str]) -> None:
-        write_json(self.folder / _POINTER, {"live": names[-1], "history": names[-self.keep :]})
+        there = {*self.names(), names[-1]}
+        write_json(self.folder / _POINTER, {"live": names[-1], "history": [name for name in names if name in there]})
 
     def _prune(self) -> None:
-        live = self.live()
-        for version in self.versions()[: -self.keep]:
-            if live is None or version.name != live.name:
-                shutil.rmtree(version.folder, ignore_errors=True)
+        """Remove what is beyond `keep`, never the live version.
+
+        What a later version of the same training has overtaken goes first, then the oldest: so a long training does
+        not push out what others have left.
+        """
+        versions, live = self.versions(), self.live()
+        last = {_training_of(version): version.name for version in versions}
+        by_age = sorted(versions, key=lambda version: (last[_training_of(version)] == version.name, version.name))
+        removable = [version for version in by_age if live is None or version.name != live.name]
+        for version in removable[: max(0, len(versions) - self.keep)]:
+            shutil.rmtree(version.folder, ignore_errors=True)
+
+
+def _training_of(version: ModelVersion) -> str:
+    """Which training made it; a version that does not say is one of its own."""
+    return str(version.manifest.get("training", version.name))
 
 
 def find_version(folder: Path) -> ModelVersion:

@@ -119,6 +119,23 @@ def test_old_versions_are_removed_but_never_the_live_one(tmp_path: Path) -> None
         store.rollback()
 
 
+def test_a_long_training_does_not_push_out_what_others_have_left(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, keep=4)
+    trainings = ["first", "first", "second", *["long"] * 6]
+    for seed, training in enumerate(trainings):
+        store.publish(tiny_network(CONFIG, seed), manifest() | {"training": training})
+        assert live_name(store) == f"{seed + 1:04d}"
+    assert [version.name for version in store.versions()] == ["0002", "0003", "0008", "0009"]
+    assert [store.rollback().name for _ in range(3)] == ["0008", "0003", "0002"]
+
+
+def test_of_many_trainings_the_newest_stay(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, keep=3)
+    for seed, training in enumerate(["a", "b", "b", "c", "d", "d"]):
+        store.publish(tiny_network(CONFIG, seed), manifest() | {"training": training})
+    assert [version.name for version in store.versions()] == ["0003", "0004", "0006"]
+
+
 def test_run_store_and_version_are_all_found(store: ModelStore) -> None:
     for folder in (store.folder.parent, store.folder, store.folder / "0003"):
         assert find_version(folder).name == "0003"

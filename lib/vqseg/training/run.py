@@ -361,6 +361,7 @@ class _Run:
 
     def _manifest_of(self, score: ValidationScore, step: int) -> dict[str, Any]:
         return self.manifest | {
+            "training": self.name,
             "step": step,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "validation": {"validated_on": self.split.note, **score.as_dict()},
