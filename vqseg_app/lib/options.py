@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.config import Config, load_config, option_names
+from vqseg.devices import choose_device
 from vqseg.errors import ConfigError
 
 from .access import CLOSABLE, Closable
@@ -128,8 +129,7 @@ def _label_values(names: str) -> dict[str, int]:
 
 
 def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ConfigError(f"device={name!r}: expected auto, cpu, cuda or cuda:N")
+    choose_device(name)
     return name
 
 
