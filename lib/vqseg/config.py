@@ -125,15 +125,15 @@ class Model(Section):
     quantized: bool | None = Field(None, description="vector quantisation; none: as the training method asks")
     channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="feature channels of each level")
     first_quantized_level: int = Field(
-        1, ge=0, description="levels from this one on are quantised; finer ones do not reach the decoders"
+        2, ge=0, description="levels from this one on are quantised; the finer ones hold outlines rather than meaning"
     )
     shallow_skips: bool = Field(
-        False, description="levels finer than the quantised ones reach the segmentation decoder, as they are"
+        True, description="levels finer than the quantised ones reach the segmentation decoder, as they are"
     )
-    codebook_size: int = Field(1024, ge=2, le=65536, description="number of codes K")
+    codebook_size: int = Field(256, ge=2, le=65536, description="number of codes K")
     code_dim: int = Field(8, ge=1, description="dimension D of a code")
     code_groups: int | None = Field(
-        1, ge=1, description="codes a position, each for a part of its features; none: channels of its level / code_dim"
+        None, ge=1, description="codes a position, each for a part of its features; none: channels / code_dim"
     )
 
     @property

@@ -30,6 +30,7 @@ TINY = {
     "train.labelled_batch": "1",
     "train.unlabelled_batch": "1",
     "model.channels": "[4,8]",
+    "model.first_quantized_level": "1",
     "model.codebook_size": "32",
     "model.code_dim": "4",
     "data.patch_size": "[16,16,16]",

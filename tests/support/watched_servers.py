@@ -23,7 +23,13 @@ from vqseg.store import ModelStore
 QUICK = {"data.spacing": [12, 12, 15]}
 # The same in some thousand windows: many seconds, each window milliseconds.
 SLOW = {"data.spacing": [2, 2, 2]}
-_MODEL = {"data.patch_size": [16, 16, 16], "model.channels": [4, 8], "model.codebook_size": 32, "model.code_dim": 4}
+_MODEL = {
+    "data.patch_size": [16, 16, 16],
+    "model.channels": [4, 8],
+    "model.first_quantized_level": 1,
+    "model.codebook_size": 32,
+    "model.code_dim": 4,
+}
 
 
 @dataclass

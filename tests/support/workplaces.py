@@ -19,6 +19,7 @@ MODEL = {
     "data.spacing": [1, 1, 1],
     "data.patch_size": [16, 16, 16],
     "model.channels": [4, 8],
+    "model.first_quantized_level": 1,
     "model.codebook_size": 64,
     "model.code_dim": 4,
 }

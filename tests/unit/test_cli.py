@@ -23,6 +23,7 @@ SMALL = {
     "data.patch_size": "[8, 8, 8]",
     "data.spacing": "[2, 2, 2]",
     "model.channels": "[4, 8]",
+    "model.first_quantized_level": "1",
     "model.codebook_size": "32",
     "model.code_dim": "4",
     "train.labelled_batch": "1",

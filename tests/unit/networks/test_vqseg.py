@@ -13,6 +13,8 @@ def make_network(dims: int, groups: int | None, **model) -> VQSeg:
             "data.labels": {"a": 1, "b": 2},
             "data.spatial_dims": dims,
             "model.channels": [4, 8, 8],
+            "model.first_quantized_level": 1,
+            "model.shallow_skips": False,
             "model.codebook_size": 32,
             "model.code_dim": 4,
             "model.code_groups": groups,

@@ -33,6 +33,7 @@ SETTINGS = [
     "--set=data.patch_size=[8,8,8]",
     "--set=data.spacing=[2,2,2]",
     "--set=model.channels=[4,8]",
+    "--set=model.first_quantized_level=1",
     "--set=model.codebook_size=16",
     "--set=model.code_dim=4",
     "--set=train.steps=2",

@@ -28,6 +28,7 @@ SETTINGS = {
     "data.patch_size": [16, 16, 16],
     "data.spacing": [16.0, 16.0, 16.0],
     "model.channels": [4, 8],
+    "model.first_quantized_level": 1,
     "model.codebook_size": 32,
     "model.code_dim": 4,
     "train.steps": 12,
