@@ -37,6 +37,8 @@ __all__ = ["ModelStore", "ModelVersion", "find_version", "load_weights"]
 _POINTER, _WEIGHTS, _MANIFEST = "live.json", "model.safetensors", "manifest.json"
 _SEAL = "manifest_sha256"
 _MODELS_OF_A_RUN = "models"
+# Of versions from before 23 November 2026, when these were no settings yet.
+_FORMER_NETWORK = {"code_groups": 1, "shallow_skips": False}
 # Publishing the largest networks takes seconds.
 _LONGEST_WAIT_SECONDS = 60.0
 
@@ -53,8 +55,9 @@ class ModelVersion:
     def config(self) -> Config:
         """Settings it was trained with. Raises `ModelError`."""
         try:
-            return Config.model_validate(self.manifest["config"])
-        except (KeyError, ValidationError):
+            settings = self.manifest["config"]
+            return Config.model_validate(settings | {"model": _FORMER_NETWORK | settings["model"]})
+        except (KeyError, TypeError, ValidationError):
             raise ModelError(f"{self.folder / _MANIFEST}: its settings are damaged or of another version") from None
 
     @property
@@ -222,17 +225,18 @@ class ModelStore:
         write_json(self.folder / _POINTER, {"live": names[-1], "history": [name for name in names if name in there]})
 
     def _prune(self) -> None:
-        """Remove what is beyond `keep`, never the live version.
+        """Remove what is beyond `keep`, never the live version or the one that was live before it.
 
-        What a later version of the same training has overtaken goes first, then the oldest: so a long training does
-        not push out what others have left.
+        What was gone back from goes first, then what was followed by another version of the same training, the oldest
+        first: so a long training does not push out what others have left.
         """
-        versions, live = self.versions(), self.live()
-        last = {_training_of(version): version.name for version in versions}
-        by_age = sorted(versions, key=lambda version: (last[_training_of(version)] == version.name, version.name))
-        removable = [version for version in by_age if live is None or version.name != live.name]
-        for version in removable[: max(0, len(versions) - self.keep)]:
-            shutil.rmtree(version.folder, ignore_errors=True)
+        versions, history = {version.name: version for version in self.versions()}, self.history()
+        lived = [name for name in history if name in versions]
+        last = {_training_of(versions[name]): name for name in lived}
+        followed = [name for name in lived if last[_training_of(versions[name])] != name]
+        removable = [*sorted(set(versions) - set(lived)), *followed, *sorted(set(lived) - set(followed))]
+        for name in [name for name in removable if name not in history[-2:]][: max(0, len(versions) - self.keep)]:
+            shutil.rmtree(versions[name].folder, ignore_errors=True)
 
 
 def _training_of(version: ModelVersion) -> str:

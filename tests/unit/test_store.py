@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from builders import state_of, tiny_config, tiny_network
 from damage import flip_bit
 
 import vqseg.store as store_module
+from vqseg.config import load_config
 from vqseg.errors import ModelError
 from vqseg.networks.vqseg import VQSeg
 from vqseg.store import ModelStore, find_version, load_weights
@@ -129,11 +131,35 @@ def test_a_long_training_does_not_push_out_what_others_have_left(tmp_path: Path)
     assert [store.rollback().name for _ in range(3)] == ["0008", "0003", "0002"]
 
 
-def test_of_many_trainings_the_newest_stay(tmp_path: Path) -> None:
+def test_what_was_live_before_stays_however_many_trainings_there_were(tmp_path: Path) -> None:
+    """Whoever has just read which version is live must find it, and one must be able to go back within a training."""
     store = ModelStore(tmp_path, keep=3)
-    for seed, training in enumerate(["a", "b", "b", "c", "d", "d"]):
+    for seed, training in enumerate(["a", "b", "c", "d", "d", "d"]):
         store.publish(tiny_network(CONFIG, seed), manifest() | {"training": training})
-    assert [version.name for version in store.versions()] == ["0003", "0004", "0006"]
+    assert [version.name for version in store.versions()] == ["0003", "0005", "0006"]
+    assert store.rollback().name == "0005"
+
+
+def test_what_was_gone_back_to_stays_and_what_was_gone_back_from_does_not(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, keep=3)
+    for seed, training in enumerate(["a", "a", "a"]):
+        store.publish(tiny_network(CONFIG, seed), manifest() | {"training": training})
+    assert store.rollback().name == "0002"
+    store.publish(tiny_network(CONFIG, 3), manifest() | {"training": "b"})
+    assert [version.name for version in store.versions()] == ["0001", "0002", "0004"]
+    store.publish(tiny_network(CONFIG, 4), manifest() | {"training": "c"})
+    assert [version.name for version in store.versions()] == ["0002", "0004", "0005"]
+
+
+def test_the_network_of_a_manifest_that_knows_fewer_settings_is_the_one_it_was_made_with(store: ModelStore) -> None:
+    """What came later had no other value then."""
+    version = store.live()
+    assert version is not None
+    settings = version.manifest["config"]
+    model = {key: value for key, value in settings["model"].items() if key not in ("code_groups", "shallow_skips")}
+    older = replace(version, manifest=version.manifest | {"config": settings | {"model": model}})
+    assert (older.config.model.code_groups, older.config.model.shallow_skips) == (1, False)
+    assert load_config().model.code_groups is None
 
 
 def test_run_store_and_version_are_all_found(store: ModelStore) -> None:
