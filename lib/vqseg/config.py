@@ -128,7 +128,7 @@ class Model(Section):
         2, ge=0, description="levels from this one on are quantised; the finer ones hold outlines rather than meaning"
     )
     shallow_skips: bool = Field(
-        True, description="levels finer than the quantised ones reach the segmentation decoder, as they are"
+        True, description="finer levels reach the segmentation decoder as they are; else they feed coarser ones alone"
     )
     codebook_size: int = Field(256, ge=2, le=65536, description="number of codes K")
     code_dim: int = Field(8, ge=1, description="dimension D of a code")
@@ -158,7 +158,8 @@ class Model(Section):
         if min(self.channels) < 1:
             raise ValueError("channels needs positive numbers")
         if self.first_quantized_level >= len(self.channels):
-            raise ValueError(f"first_quantized_level must be below {len(self.channels)}, the number of levels")
+            levels = f"{len(self.channels)}, the number of levels"
+            raise ValueError(f"first_quantized_level must be below {levels}: lower it, or name more `channels`")
         if self.backbone == "dinov2" and not self.pretrained and self.dinov2 is None:
             raise ValueError("backbone dinov2 needs `pretrained`, a folder or a hub name such as facebook/dinov2-small")
         if self.backbone != "dinov2" and (self.pretrained or self.dinov2):
@@ -271,7 +272,11 @@ class Active(Section):
     cold_strategy: str = Field("codebook_coverage", description="in the place of those that need to know structures")
     tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
     smoothing: float = Field(0.5, gt=0, description="tokens added to every code before frequencies are compared")
-    enough_tokens: float = Field(64.0, gt=0, description="tokens of a code in labelled studies that cover it")
+    enough_studies: float = Field(
+        10.0,
+        gt=0,
+        description="a code is covered by as many of its tokens as so many studies have of a code on average",
+    )
     power: float = Field(1.0, gt=0, description="exponent of noisy scores: the larger, the less noise")
     balanced_parts: tuple[Literal["rarity", "coverage", "disagreement"], ...] = Field(
         ("rarity", "coverage", "disagreement"), min_length=1, description="scores that `codebook_balanced` combines"

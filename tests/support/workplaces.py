@@ -33,7 +33,7 @@ class Workplace:
         self.folder, self.module = folder / "studies", app_module
         self.folder.mkdir(exist_ok=True)
         self.run = folder / "run"
-        self.settings = Active(**{"draws": 2, "enough_tokens": 20} | settings)
+        self.settings = Active(**{"draws": 2} | settings)
         labels = app_module("labels").LabelSet(LABELS, self.folder)
         self.datastore = app_module("datastore").StudiesFolder(str(self.folder), labels)
         self.live = app_module("live_model").LiveModel(self.run, "cpu")

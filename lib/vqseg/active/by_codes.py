@@ -51,6 +51,7 @@ class _CodeScorer(Scorer):
         self.weights, self.labelled, self.settings = pool.code_weights, pool.labelled_weights, settings
         totals = self.weights.sum(0, dtype=np.float64) + self.labelled
         self.in_use = totals > 0
+        self.totals = totals
         self.pool_density = code_density(totals, self.in_use, settings.smoothing)
 
     def take(self, index: int) -> None:
@@ -104,10 +105,20 @@ class CodebookCoverage(Strategy):
 
 
 class _CoverageScorer(_CodeScorer):
-    """F(L + s) - F(L) with F(A) = sum_k f_P(k) min(1, c_A(k) / m)."""
+    """F(L + s) - F(L) with F(A) = sum_k f_P(k) min(1, c_A(k) / m).
+
+    m is what `active.enough_studies` studies have of a code on average. A number of tokens would be another lesson for
+    every size of image and number of codes.
+    """
+
+    def __init__(self, pool: Pool, settings: Active) -> None:
+        super().__init__(pool, settings)
+        assert pool.labelled_features is not None
+        studies, codes = len(pool.ids) + len(pool.labelled_features), max(1, np.count_nonzero(self.in_use))
+        self.enough = settings.enough_studies * self.totals.sum() / (studies * codes) or 1.0
 
     def by_code(self, weights: sparse.csr_array) -> sparse.csr_array:
-        return coverage_gains(weights, self.labelled, self.pool_density, self.settings.enough_tokens)
+        return coverage_gains(weights, self.labelled, self.pool_density, self.enough)
 
     def reason(self, index: int, score: float) -> str:
         return f"{score:.1%} of the codes' use comes to be covered by labelled studies"

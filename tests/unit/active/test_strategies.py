@@ -163,6 +163,20 @@ def test_codes_are_learnt_from_every_pick(name: str) -> None:
     assert first.parts[0].value > 0
 
 
+@pytest.mark.parametrize("times", [7, 1000])
+def test_coverage_asks_for_no_more_of_finer_images(times: int) -> None:
+    """With so many times as many tokens, of finer voxels or more codes a position, the same studies are chosen."""
+
+    def pool(times: int) -> Pool:
+        studies = {f"s{number}": some_signals(number) for number in range(10)}
+        finer = {name: replace(one, foreground_usage=one.foreground_usage * times) for name, one in studies.items()}
+        return Pool.of(finer, [finer.pop("s0")], structures=STRUCTURES)
+
+    one, other = (rank("codebook_coverage", pool(number), picks=4) for number in (1, times))
+    assert [ranked.id for ranked in one] == [ranked.id for ranked in other]
+    assert len({round(ranked.score, 6) for ranked in one}) > 4
+
+
 def test_rarity_says_how_much_rarer_the_codes_are_among_the_labels() -> None:
     best = rank(
         "codebook_rarity",
