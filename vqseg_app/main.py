@@ -67,6 +67,7 @@ import vqseg
 from vqseg.active.batches import StochasticBatches
 from vqseg.active.strategies import make_strategy
 from vqseg.config import Config
+from vqseg.devices import choose_device
 from vqseg.errors import DataError, VQSegError
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,9 @@ class VQSegApp(MONAILabelApp):
     def _prepare(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.options = read_options(conf)
         config = self.options.config()
+        if not is_child():
+            # A child sees the GPUs alone that its request names (monailabel 0.8.5).
+            choose_device(self.options.device)
         # Nobody calls a child.
         self.accounts = Accounts(None, None) if is_child() else accounts_of(self.options.accounts)
         local = None if studies.startswith(("http://", "https://")) else Path(studies)

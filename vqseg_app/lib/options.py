@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vqseg.config import Config, load_config, option_names
-from vqseg.devices import choose_device
 from vqseg.errors import ConfigError
 
 from .access import CLOSABLE, Closable
@@ -129,7 +128,8 @@ def _label_values(names: str) -> dict[str, int]:
 
 
 def _device(name: str) -> str:
-    choose_device(name)
+    if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device={name!r}: expected auto, cpu, cuda or cuda:N")
     return name
 
 
