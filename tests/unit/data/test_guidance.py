@@ -240,6 +240,7 @@ PLANS: list[tuple[dict[str, Any], int, tuple[int, ...]]] = [
     ({"data.patch_size": (32, 16, 24), "foundation.size": 84}, 1, (6, 8, 6)),
     ({"data.patch_size": (2, 4, 2), "foundation.size": 84}, 2, (1, 2, 1)),
     ({"data.patch_size": (8, 8, 4), "model.first_quantized_level": 0, "foundation.size": 224}, 2, (8, 8, 4)),
+    ({"data.patch_size": (32, 16, 8), "model.channels": (4, 8, 8), "model.first_quantized_level": 2}, 2, (8, 4, 2)),
     (TINY_2D | {"data.patch_size": (8, 4), "foundation.size": 56}, 2, (4, 2)),
     # A 2D patch has no axis across the slices.
     (TINY_2D | {"data.patch_size": (32, 16), "data.slice_axis": 0, "foundation.size": 56}, 0, (4, 4)),

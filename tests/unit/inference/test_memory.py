@@ -14,6 +14,7 @@ from builders import TINY_2D, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqseg.config import Model
 from vqseg.inference.memory import inference_bytes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,9 +41,12 @@ print(status("VmHWM") - before)
 MANY = {f"structure {value}": value for value in range(1, 9)}
 # Two levels of two channels, for it is the volume's memory that is measured.
 NARROW = {"data.spacing": (1, 1, 1), "model.channels": (2, 2), "model.code_dim": 2}
+# The network of the settings as they come.
+WIDE = {"data.spacing": (1, 1, 1)} | {f"model.{key}": value for key, value in Model().model_dump(mode="json").items()}
 CASES: dict[str, tuple[dict[str, Any], float]] = {
     "many structures": ({**NARROW, "data.patch_size": (64, 64, 64), "data.labels": MANY}, 1.0),
     "resampled": ({**NARROW, "data.patch_size": (64, 64, 32)}, 0.5),
+    "default network": ({**WIDE, "data.patch_size": (64, 64, 64)}, 1.0),
     "2D": ({**NARROW, **TINY_2D, "data.patch_size": (128, 128), "data.labels": MANY}, 1.0),
 }
 

@@ -462,8 +462,9 @@ def test_planning_reads_the_architecture(folder: Path) -> None:
         dinov2_config(folder, **{"data.patch_size": (40, 28)})
 
 
-def test_network_of_tokens_quantises_four_levels(folder: Path) -> None:
-    network = tiny_network(dinov2_config(folder))
+@pytest.mark.parametrize("codes", [1, 3, None])
+def test_network_of_tokens_quantises_four_levels(codes: int | None, folder: Path) -> None:
+    network = tiny_network(dinov2_config(folder, **{"model.code_groups": codes, "model.shallow_skips": codes is None}))
     output = network(slices_of(2, 1, 42, 28), reconstruct=1)
     assert output.logits.shape == (2, 3, 42, 28)
     assert output.image is not None
@@ -471,7 +472,8 @@ def test_network_of_tokens_quantises_four_levels(folder: Path) -> None:
     assert output.indices is not None
     assert output.tokens is not None
     assert output.codes is not None
-    channels, code_dim = output.maps[0].shape[1], 4
+    code_dim = 4
+    channels = code_dim * (codes or TINY_FOUNDATION["hidden_size"] // code_dim)
     assert [one.shape for one in output.maps] == [(2, channels, 3, 2)] * 4
     count = 4 * 3 * 2 * channels // code_dim
     assert output.indices.shape == (2, count)
