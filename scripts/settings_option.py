@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vqseg.config import key_and_value
 from vqseg.errors import ConfigError
+from vqseg.settings_source import key_and_value
 
 
 def add_settings(parser: argparse.ArgumentParser, words: str = "override a setting") -> None:

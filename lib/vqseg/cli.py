@@ -366,7 +366,7 @@ def doctor() -> None:
 
 def _settings(overrides: Iterable[str], steps: int | None = None, seed: int | None = None) -> dict[str, Any]:
     """Settings by key, of the options that give them."""
-    from vqseg.config import key_and_value
+    from vqseg.settings_source import key_and_value
 
     settings: dict[str, Any] = dict(map(key_and_value, overrides))
     short = {"train.steps": steps, "train.seed": seed}

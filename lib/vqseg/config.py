@@ -29,7 +29,6 @@ __all__ = [
     "Train",
     "Views",
     "checked",
-    "key_and_value",
     "load_config",
     "option_names",
     "preset_names",
@@ -364,14 +363,6 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
             raise ConfigError(f"unknown option {key!r}; known options: {', '.join(option_names())}")
         settings.setdefault(section, {})[name] = _parse(key, value)
     return checked(settings)
-
-
-def key_and_value(text: str) -> tuple[str, str]:
-    """An override as it is given on a command line, `section.key=value`. Raises `ConfigError`."""
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise ConfigError(f"{text}: expected KEY=VALUE, for example train.seed=1")
-    return key, value
 
 
 def checked(settings: Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""Where settings are read from: a preset of the package, or a YAML file."""
+"""Where settings are read from: a preset of the package, a YAML file, or words of a command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 
 from vqseg.errors import ConfigError
 
-__all__ = ["preset_names", "read_settings"]
+__all__ = ["key_and_value", "preset_names", "read_settings"]
 
 
 def preset_names() -> list[str]:
@@ -40,6 +40,14 @@ def read_settings(source: str | Path, sections: Iterable[str]) -> dict[str, dict
     if not isinstance(settings, dict) or not all(isinstance(section, dict) for section in settings.values()):
         raise ConfigError(f"{source}: expected sections ({', '.join(sections)}) with keys and values")
     return settings
+
+
+def key_and_value(text: str) -> tuple[str, str]:
+    """An override as it is given on a command line, `section.key=value`. Raises `ConfigError`."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"{text}: expected KEY=VALUE, for example train.seed=1")
+    return key, value
 
 
 def _presets() -> Iterator[Any]:
