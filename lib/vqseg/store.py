@@ -221,8 +221,8 @@ class ModelStore:
         self._write_history([*(earlier for earlier in self.history() if earlier != name), name])
 
     def _write_history(self, names: list[str]) -> None:
-        there = {*self.names(), names[-1]}
-        write_json(self.folder / _POINTER, {"live": names[-1], "history": [name for name in names if name in there]})
+        kept = set(self.names())
+        write_json(self.folder / _POINTER, {"live": names[-1], "history": [name for name in names if name in kept]})
 
     def _prune(self) -> None:
         """Remove what is beyond `keep`, never the live version or the one that was live before it.

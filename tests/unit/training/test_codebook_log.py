@@ -68,7 +68,9 @@ def test_the_strength_stays_while_the_codebook_changes_and_the_papers_would_not(
     for event in told:
         assert event["replacement_codes"] == pytest.approx(wanted, rel=0.2), event["step"]
         assert event["kl_from_uniform"] == pytest.approx(told[0]["kl_from_uniform"], rel=0.2), event["step"]
-    for temperature in (1.0, fit_temperature(first, wanted)):
+    fitted = fit_temperature(first, wanted)
+    assert abs(effective_codes(last, fitted) / wanted - 1) > 0.2
+    for temperature in (1.0, fitted):
         codes = [effective_codes(codebook, temperature) for codebook in (first, last)]
         assert abs(codes[1] / codes[0] - 1) > 0.2, codes
         farther = [kl_from_uniform(codebook, config.perturbation.rate, temperature) for codebook in (first, last)]
