@@ -48,14 +48,21 @@ class WatchedServer(Server):
         """Bytes that are resident."""
         return int(self.running.memory_info().rss)
 
-    def files(self) -> set[str]:
-        """Temporary files, those without a name among them, which only the process that holds them open can see."""
-        held = set()
+    def handles(self) -> list[str]:
+        """What every open handle leads to: a path, or a kind and a number such as `socket:[4711]`.
+
+        Not fonts: matplotlib keeps those that the last reports were drawn with, at most 64.
+        """
+        held = []
         for handle in Path(f"/proc/{self.process.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                held.add(os.readlink(handle))
+                held.append(os.readlink(handle))
+        return [name for name in held if not name.endswith(".ttf")]
+
+    def files(self) -> set[str]:
+        """Temporary files, those without a name among them, which only the process that holds them open can see."""
         return {str(path) for path in self.temporary.rglob("*")} | {
-            name for name in held if name.startswith(str(self.temporary))
+            name for name in self.handles() if name.startswith(str(self.temporary))
         }
 
     @contextmanager
