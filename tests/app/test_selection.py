@@ -232,6 +232,18 @@ def test_two_clients_at_the_same_instant_get_different_studies(five: Any) -> Non
         assert set(threads.map(ask, ("one", "two", "three"))) == {"a", "b", "c"}
 
 
+def test_a_study_that_is_labelled_while_one_is_chosen_is_not_offered(five: Any) -> None:
+    keep = five.cache.keep_signals
+
+    def keep_then_label(*arguments: Any) -> Any:
+        for image in "ab":
+            five.label(image, noise(0) > 1)
+        return keep(*arguments)
+
+    five.cache.keep_signals = keep_then_label
+    assert five.next("codebook_entropy")["id"] == "c"
+
+
 def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -> None:
     """The second version is published after the first study was scored by the first one."""
     keep, while_running = five.cache.keep_signals, []
