@@ -44,7 +44,7 @@ CONTENT, OTHER = (f"{digit}" * 64 for digit in "12")
 
 def signals(seed: int = 0) -> StudySignals:
     draw = np.random.default_rng(seed)
-    return StudySignals(draw.integers(0, 9, 20), draw.random(20), draw.random(3), *draw.random((3, 2)))
+    return StudySignals(draw.integers(0, 9, 20), draw.random(20), draw.random(3), *draw.random((3, 2)), draw.random(3))
 
 
 @pytest.fixture

@@ -80,6 +80,7 @@ def test_seeds_made_one_by_one_say_what_they_say_together_and_are_not_made_again
     stored = read_json(kept) or {}
     result = read_json(both.out / RESULT_FILE) or {}
     assert set(stored["seeds"]) == {"0", "1"}
+    assert all(seed["device"] == "cpu" and seed["core_seconds"] > 0 for seed in stored["seeds"].values())
     assert without_seconds(stored["summary"]) == without_seconds(summarize(result))
     assert kept.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     # Elsewhere, where no round is at hand, nothing is trained.
@@ -104,6 +105,8 @@ def test_seeds_of_other_settings_arms_or_protocol_are_not_taken_for_these(tmp_pa
     others = [identity(["uniform", "length"]), identity(["uniform"], rounds=1)]
     others += [identity(["uniform"], **sets) for sets in ({"active.balanced_power": 9.0}, {"train.steps": 2})]
     assert same not in others
+    # The choice of the default does not undo what it follows from.
+    assert identity(["uniform"], **{"active.strategy": "uniform", "active.reserve_minutes": 1.0}) == same
 
 
 def test_what_chooses_the_default_and_what_shows_it_have_no_seed_and_no_validation_study_in_common(
@@ -129,15 +132,18 @@ def test_nothing_is_claimed_before_all_seeds_are_made_with_the_default(
     monkeypatch.setitem(script["held_out_verdict"].__globals__, "REFERENCE", tmp_path)
     trained = "semi-supervised"
 
-    def verdict(default: str, left_out: int = 0, *, holds: bool = True) -> str:
+    def verdict(default: str, left_out: int = 0, more: int = 0, *, holds: bool = True, alike: bool = True) -> str:
         for pool in script["HELD_OUT"]:
-            seeds = {str(seed): {} for seed in script["seeds_of"](pool, trained)[left_out:]}
-            kept = {"seeds": seeds, "default": default, "holds": holds}
+            made = script["seeds_of"](pool, trained)
+            seeds = {str(seed): {} for seed in range(made.start + left_out, made.stop + more)}
+            kept = {"seeds": seeds, "default": default, "holds": holds, "rules": "" if alike else pool}
             (tmp_path / f"selection_{pool}_{trained}.json").write_text(json.dumps(kept), encoding="utf-8")
         return str(script["held_out_verdict"]())
 
     assert "nothing is claimed" in script["held_out_verdict"]()
     assert "nothing is claimed" in verdict(script["DEFAULT"], 1)
+    assert "nothing is claimed" in verdict(script["DEFAULT"], more=1)
+    assert "nothing is claimed" in verdict(script["DEFAULT"], alike=False)
     assert "nothing is claimed" in verdict("another")
     assert verdict(script["DEFAULT"]).endswith(": met.")
     assert verdict(script["DEFAULT"], holds=False).endswith(": not met.")

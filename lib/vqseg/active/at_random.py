@@ -10,7 +10,6 @@ from vqseg.active.strategy import FixedScorer, Scorer, Strategy
 
 __all__ = ["ForegroundRandom", "Uniform"]
 
-
 _UNIFORM_SHARE = 1 / 3
 
 
@@ -20,14 +19,16 @@ class Uniform(Strategy):
     name = "uniform"
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
-        return FixedScorer(generator.random(len(pool.ids)), "drawn at random")
+        draws = generator.random(len(pool.ids))
+        return FixedScorer(draws, "drawn at random", np.zeros_like(draws))
 
 
 class ForegroundRandom(Strategy):
-    """A third of the studies is drawn at random; for the others a voxel is drawn, each structure equally likely.
+    """A third of the studies is drawn at random; for the others a structure is drawn, and a study that holds it.
 
-    What foreground-aware random (nnActive, arXiv 2511.19183) is for whole studies, with predicted foreground: the study
-    of the drawn voxel is chosen.
+    What foreground-aware random (nnActive, arXiv 2511.19183) is for whole studies, with predicted foreground: there
+    images are equally likely, and the place within the image is drawn by its structures. Where every study holds every
+    structure it is plain random.
     """
 
     name = "foreground_random"
@@ -35,8 +36,10 @@ class ForegroundRandom(Strategy):
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
         assert pool.foreground is not None
-        present = pool.foreground[:, pool.foreground.sum(0) > 0]
+        holds = pool.foreground > 0
+        holds = holds[:, holds.any(0)]
         uniform = np.full(len(pool.ids), 1 / len(pool.ids))
-        by_voxels = (present / present.sum(0)).mean(1) if present.shape[1] else uniform
-        chance = _UNIFORM_SHARE * uniform + (1 - _UNIFORM_SHARE) * by_voxels
-        return FixedScorer(power_noised(chance, 1.0, generator), "drawn at random, mostly by its predicted foreground")
+        by_structure = (holds / holds.sum(0)).mean(1) if holds.shape[1] else uniform
+        chance = _UNIFORM_SHARE * uniform + (1 - _UNIFORM_SHARE) * by_structure
+        drawn = power_noised(chance, 1.0, generator)
+        return FixedScorer(drawn, "drawn at random, mostly among studies with a structure that was drawn", chance)

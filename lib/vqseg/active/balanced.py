@@ -54,9 +54,12 @@ class _BalancedScorer(Scorer):
         return np.where(np.isfinite(scores), rankdata(scores, "max", axis=1, nan_policy="omit"), 0) / scores.shape[1]
 
     def scores(self) -> Floats:
+        return self.noiseless() + self._noise
+
+    def noiseless(self) -> Floats:
         mean = self._ranks.mean(0)
         # What no part can score has no place.
-        return np.where(mean > 0, np.log(np.where(mean > 0, mean, 1.0)), np.nan) + self._noise
+        return np.where(mean > 0, np.log(np.where(mean > 0, mean, 1.0)), np.nan)
 
     def take(self, index: int) -> None:
         for scorer in self._scorers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,15 +21,12 @@ _PICKS_IN_A_ROW = 3
 class _StructureScorer(Scorer):
     """`values` (S, L) in nats, nan where a study may hold none of a structure; the score is their mean.
 
-    Args: `words` say what the values are, and `note` how they came about; `scores` in the place of the means, such as
-    noisy ones.
+    Args: `words` say what the values are, and `note` how they came about.
     """
 
-    def __init__(
-        self, values: Floats, structures: tuple[str, ...], words: str, scores: Floats | None = None, note: str = ""
-    ) -> None:
+    def __init__(self, values: Floats, structures: tuple[str, ...], words: str, note: str = "") -> None:
         self.values, self.structures, self.words, self.note = values, structures, words, note
-        self._scores = mean_of_present(values) if scores is None else scores
+        self._scores = mean_of_present(values)
 
     def scores(self) -> Floats:
         return self._scores
@@ -44,73 +39,85 @@ class _StructureScorer(Scorer):
         return largest_parts(self.structures, self.values[index])
 
 
-class _ByEntropy(Strategy):
-    needs = frozenset({"entropy"})
-    words: ClassVar[str] = "uncertainty"
-
-    @staticmethod
-    def entropy(pool: Pool) -> Floats:
-        assert pool.entropy is not None
-        return pool.entropy
-
-
-class PredictiveEntropy(_ByEntropy):
+class PredictiveEntropy(Strategy):
     """The study that the model is least sure of: predictive entropy of the voxels that may belong to each structure."""
 
     name = "predictive_entropy"
+    needs = frozenset({"entropy"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
-        return _StructureScorer(self.entropy(pool), tuple(pool.structures), self.words)
+        assert pool.entropy is not None
+        return _StructureScorer(pool.entropy, tuple(pool.structures), "uncertainty")
 
 
-class PowerEntropy(_ByEntropy):
-    """Predictive entropy with power noise, so that a batch is not several of one kind (Kirsch et al., 2106.12059)."""
+class _PowerScorer(Scorer):
+    """Mean entropy of all voxels of a study under power noise, the stronger the smaller `beta`."""
+
+    def __init__(self, pool: Pool, beta: float, generator: np.random.Generator) -> None:
+        assert pool.class_entropy is not None
+        self.by_class, self.structures = np.nan_to_num(pool.class_entropy), tuple(pool.structures)
+        self.entropy = self.by_class.sum(1)
+        self.noised = power_noised(self.entropy, beta, generator)
+
+    def scores(self) -> Floats:
+        return self.noised
+
+    def noiseless(self) -> Floats:
+        return self.entropy
+
+    def reason(self, index: int, score: float) -> str:
+        return f"the model's mean entropy is {self.entropy[index]:.3g} nats, drawn with some noise"
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        return largest_parts(("background", *self.structures), self.by_class[index])
+
+
+class PowerEntropy(Strategy):
+    """Mean predictive entropy of the whole study with power noise, so that a batch is not several of one kind (Kirsch
+    et al., arXiv 2106.12059)."""
 
     name = "power_entropy"
+    needs = frozenset({"class_entropy"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
-        entropy = self.entropy(pool)
-        noised = power_noised(np.nan_to_num(mean_of_present(entropy)), self.settings.power, generator)
-        return _StructureScorer(entropy, tuple(pool.structures), self.words, noised)
+        return _PowerScorer(pool, self.settings.power, generator)
 
 
-class ClaSPPE(_ByEntropy):
+class ClaSPPE(Strategy):
     """Class-stratified, scheduled power predictive entropy (Lueth et al., arXiv 2601.13677), for whole studies.
 
     Two picks of three, as in the authors' 66 %, are made for one structure, all in turn in a random order: the study
-    with the highest entropy at this structure; the third is made for the mean over the structures. All are under power
-    noise whose exponent goes from 1 to 100 on a logarithmic scale while the labelling goes on. The paper chooses
-    patches, whose entropies differ by orders of magnitude; a study is chosen here by the mean over its voxels that may
-    belong to the structure, and studies differ so little in it that the first rounds are next to random.
+    with the highest mean of H p_c over its voxels, entropy times the structure's probability; the third is made for the
+    mean entropy. All are under power noise whose exponent goes from 1 to 100 on a logarithmic scale while the labelling
+    goes on. The paper chooses patches of one size; here each study is one.
     """
 
     name = "clasp_pe"
+    needs = frozenset({"class_entropy"})
 
     def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
-        return _ClaSPPEScorer(pool, self.entropy(pool), self.words, generator)
+        return _ClaSPPEScorer(pool, 100.0**pool.progress, generator)
 
 
-class _ClaSPPEScorer(_StructureScorer):
-    def __init__(self, pool: Pool, entropy: Floats, words: str, generator: np.random.Generator) -> None:
-        super().__init__(entropy, tuple(pool.structures), words)
-        beta = 100.0**pool.progress
-        self._overall = overall = power_noised(np.nan_to_num(self._scores), beta, generator)
-        noised = [power_noised(np.nan_to_num(column), beta, generator) for column in entropy.T]
+class _ClaSPPEScorer(_PowerScorer):
+    def __init__(self, pool: Pool, beta: float, generator: np.random.Generator) -> None:
+        super().__init__(pool, beta, generator)
+        noised = [power_noised(column, beta, generator) for column in self.by_class.T[1:]]
         # A study that holds none of the structure comes behind all that may, and not last of all.
-        self._by_structure = [np.where(np.isneginf(column), overall - _BEHIND, column) for column in noised]
+        self._by_structure = [np.where(np.isneginf(column), self.noised - _BEHIND, column) for column in noised]
         self._turns = generator.permutation(len(self._by_structure))
         self._taken = 0
 
     def scores(self) -> Floats:
-        return self._overall if self._turn is None else self._by_structure[self._turn]
+        return self.noised if self._turn is None else self._by_structure[self._turn]
 
     def reason(self, index: int, score: float) -> str:
         if self._turn is None:
             return f"it is the turn of all structures together; {super().reason(index, score)}"
-        value = self.values[index, self._turn]
-        if np.isnan(value):
-            return f"it is the turn of {self.structures[self._turn]}, of which no other study may hold any"
-        return f"it is the turn of {self.structures[self._turn]}, where the model's {self.words} is {value:.3f} nats"
+        structure, value = self.structures[self._turn], self.by_class[index, self._turn + 1]
+        if not value:
+            return f"it is the turn of {structure}, of which no other study may hold any"
+        return f"it is the turn of {structure}, whose share of the model's mean entropy is {value:.3g} nats"
 
     @property
     def _turn(self) -> int | None:

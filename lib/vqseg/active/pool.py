@@ -28,7 +28,8 @@ class Pool:
 
     `usage` (S, K) sparse counts of codes; `code_weights` (S, K) the same weighted by predicted foreground, and
     `labelled_weights` (K,) their sum over the labelled studies; `entropy` and `disagreement` (S, L) by structure, in
-    nats, nan where a study may hold none of it; `foreground` (S, L) voxels; `features` (S, F), and those of the
+    nats, nan where a study may hold none of it; `class_entropy` (S, L + 1) what each class has of the mean entropy,
+    background first; `foreground` (S, L) voxels; `features` (S, F), and those of the
     labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
     done. `rarefied_entropy` (S,) is that at `rarefied_tokens` tokens, 0 where it is not worked out yet. `label_dice`
     (S, L) compares the masks of labelled studies with the model's, nan where neither holds a structure.
@@ -51,6 +52,7 @@ class Pool:
     rarefied_tokens: int = 0
     label_dice: Floats | None = None
     replacement_codes: float = float("nan")
+    class_entropy: Floats | None = None
 
     def __post_init__(self) -> None:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
@@ -95,6 +97,7 @@ class Pool:
             np.array([s.rarefied_entropy for s in signals]),
             tokens.pop() if len(tokens) == 1 else 0,
             replacement_codes=replacement_codes,
+            class_entropy=np.stack([s.class_entropy for s in signals]),
         )
 
 

@@ -32,6 +32,7 @@ class SparseSignals:
     entropy: NDArray[np.float64]
     disagreement: NDArray[np.float64]
     foreground: NDArray[np.float64]
+    class_entropy: NDArray[np.float64]
     draws: int = 0
     tokens: int = 0
     rarefied_entropy: float = float("nan")
@@ -44,6 +45,8 @@ class SparseSignals:
             raise ValueError(f"codes must rise and be less than {self.codebook_size}")
         if not self.entropy.shape == self.disagreement.shape == self.foreground.shape or self.features.ndim != 1:
             raise ValueError("entropy, disagreement and foreground must be of the same structures")
+        if self.class_entropy.shape != (len(self.entropy) + 1,):
+            raise ValueError("class_entropy must be of the structures and the background")
 
     @classmethod
     def of(cls, signals: StudySignals, *, draws: int = 0, tokens: int = 0) -> SparseSignals:
@@ -58,6 +61,7 @@ class SparseSignals:
             signals.entropy,
             signals.disagreement,
             signals.foreground,
+            signals.class_entropy,
             draws,
         ).rarefied(tokens)
 

@@ -67,6 +67,10 @@ class Scorer(ABC):
     def scores(self) -> Floats:
         """Score (S,) of every study given what was taken so far; nan for a study that cannot be scored."""
 
+    def noiseless(self) -> Floats:
+        """The scores (S,) without the noise that was drawn: all the same where nothing else is known."""
+        return self.scores()
+
     def take(self, index: int) -> None:
         """Count the study at `index` among the labelled ones."""
         return
@@ -81,13 +85,18 @@ class Scorer(ABC):
 
 
 class FixedScorer(Scorer):
-    """Scores (S,) that do not depend on what was taken; `words` says what the number is."""
+    """Scores (S,) that do not depend on what was taken; `words` says what the number is. Where they were drawn,
+    `noiseless` are what they were drawn by."""
 
-    def __init__(self, scores: Floats, words: str) -> None:
+    def __init__(self, scores: Floats, words: str, noiseless: Floats | None = None) -> None:
         self._scores, self._words = scores, words
+        self._noiseless = scores if noiseless is None else noiseless
 
     def scores(self) -> Floats:
         return self._scores
+
+    def noiseless(self) -> Floats:
+        return self._noiseless
 
     def reason(self, index: int, score: float) -> str:
         return self._words.format(score=score)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["mean_by_structure", "mutual_information", "predictive_entropy"]
+__all__ = ["mean_by_structure", "mutual_information", "predictive_entropy", "share_of_classes"]
 
 
 def predictive_entropy(probability: Tensor) -> Tensor:
@@ -31,6 +31,16 @@ def mutual_information(draws: Iterable[Tensor]) -> Tensor:
         total = probability + total.to(probability)
         entropy = predictive_entropy(probability) + entropy.to(probability)
     return (predictive_entropy(total / count) - entropy / count).clamp(min=0)
+
+
+def share_of_classes(values: Tensor, probability: Tensor) -> Tensor:
+    """Mean over a whole study of v p_c for every class (L + 1,), of `values` v (B, *spatial) and `probability`
+    (B, L + 1, *spatial), background first; together they are the mean of the values.
+
+    A structure that is larger has more of it. With the entropy for v it is the class-stratified uncertainty of Lueth
+    et al., arXiv 2601.13677, whose patches are studies here.
+    """
+    return torch.stack([(values * probability[:, number]).mean() for number in range(probability.shape[1])])
 
 
 def mean_by_structure(values: Tensor, probability: Tensor, threshold: float = 0.05) -> Tensor:

@@ -21,7 +21,7 @@ from vqseg.data.reading import Volume
 from vqseg.devices import choose_device
 from vqseg.errors import ModelError
 from vqseg.inference.confidence import Confidence, confidence_of
-from vqseg.inference.signals import StudySignals, WindowTally, summarize
+from vqseg.inference.signals import StudySignals, WindowTally, summarize, summarize_image
 from vqseg.inference.windows import slide
 from vqseg.networks.build import build_network
 from vqseg.networks.network import Network
@@ -147,8 +147,9 @@ class Predictor:
         (K, D) its codes are counted, and nothing else changes. What `go_on` raises ends it, as in `predict`.
         """
         found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook, go_on)
-        signals = summarize(found.tally, found.probability, found.disagreement)
-        return signals if self.segments else signals.of_images_alone()
+        if not self.segments:
+            return summarize_image(found.tally, len(self.labels))
+        return summarize(found.tally, found.probability, found.disagreement)
 
     @torch.inference_mode()
     def _inspect(

@@ -17,7 +17,14 @@ from vqseg.active.strategies import STRATEGIES, make_strategy
 from vqseg.active.strategy import Strategy, comparable
 from vqseg.config import Active
 from vqseg.errors import ConfigError
-from vqseg.simulation.controls import Known, PlugInEntropy, RandomByLength, Reversed, Shuffled
+from vqseg.simulation.controls import (
+    Known,
+    LargestForeground,
+    PlugInEntropy,
+    RandomByLength,
+    Reversed,
+    Shuffled,
+)
 from vqseg.simulation.rounds import Look
 
 __all__ = ["ORACLE", "Arm", "Choice", "Knowledge", "arm_names", "control_names", "make_arm"]
@@ -39,9 +46,9 @@ class Knowledge:
 class Choice:
     """`ids` in the order in which they were picked, and the `seconds` that took.
 
-    `agreement` is Spearman's correlation over the pool between the scores before any pick and 1 - Dice of the current
-    model: a score that finds failures is of use to a reviewer, whatever it is worth to a training. None where all
-    scores, or all Dice, are the same.
+    `agreement` is Spearman's correlation over the pool between the scores before any pick, without their noise, and
+    1 - Dice of the current model: a score that finds failures is of use to a reviewer, whatever it is worth to a
+    training. None where all scores, or all Dice, are the same.
     """
 
     ids: list[str]
@@ -71,7 +78,7 @@ class Arm:
         begin = time.perf_counter()
         picked = strategy.rank(pool, np.random.default_rng(seed), knowledge.picks).ids[: knowledge.picks]
         seconds = time.perf_counter() - begin
-        scores = comparable(strategy.scorer(pool, np.random.default_rng(seed)).scores())
+        scores = comparable(strategy.scorer(pool, np.random.default_rng(seed)).noiseless())
         errors = np.array([1 - knowledge.dice.get(study, np.nan) for study in pool.ids])
         differ = bool(knowledge.dice) and min(len(np.unique(scores)), len(np.unique(errors))) > 1
         return Choice(picked, float(spearmanr(scores, errors).statistic) if differ else None, seconds)
@@ -88,9 +95,12 @@ def _longest(settings: Active, knowledge: Knowledge) -> Strategy:
 _ALONE: dict[str, Callable[[Active, Knowledge], Strategy]] = {
     "random_by_length": lambda settings, known: RandomByLength(settings, known.slices, known.picks),
     "length": _longest,
+    LargestForeground.name: lambda settings, known: LargestForeground(settings),
     "plug_in_entropy": lambda settings, known: PlugInEntropy(settings),
     ORACLE: _oracle,
 }
+# What a model alone can tell; all else is known of images.
+_NEEDS = {ORACLE: frozenset({"dice"}), LargestForeground.name: LargestForeground.needs}
 _CHANGED: dict[str, Callable[[Strategy], Strategy]] = {"shuffled": Shuffled, "reversed": Reversed}
 _COUNTED = ("untrained", "k_means")
 
@@ -118,7 +128,7 @@ def make_arm(name: str) -> Arm:
     """The arm of that name. Raises `ConfigError` with the list of known ones."""
     control, _, strategy = name.rpartition(":")
     if name in _ALONE:
-        return Arm(name, _ALONE[name], lambda settings: frozenset({"dice"} if name == ORACLE else ()))
+        return Arm(name, _ALONE[name], lambda settings: _NEEDS.get(name, frozenset()))
     sensible = strategy in STRATEGIES and control in ("", *_CHANGED, *_COUNTED)
     if sensible and control in _COUNTED:
         # Nothing changes for a strategy that counts no codes.

@@ -12,7 +12,7 @@ from vqseg.active.scores import plug_in_entropy
 from vqseg.active.strategy import FixedScorer, Part, Scorer, Strategy
 from vqseg.config import Active
 
-__all__ = ["Known", "PlugInEntropy", "RandomByLength", "Reversed", "Shuffled"]
+__all__ = ["Known", "LargestForeground", "PlugInEntropy", "RandomByLength", "Reversed", "Shuffled"]
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +41,17 @@ class PlugInEntropy(Strategy):
         return FixedScorer(plug_in_entropy(pool.usage), "the entropy of its code counts is {score:.3f} nats")
 
 
+class LargestForeground(Strategy):
+    """The study of which the model calls most voxels a structure: what a score is worth that grows with them."""
+
+    name = "largest_foreground"
+    needs = frozenset({"foreground"})
+
+    def scorer(self, pool: Pool, generator: np.random.Generator) -> Scorer:
+        assert pool.foreground is not None
+        return FixedScorer(pool.foreground.sum(1), "{score:.0f} of its voxels are predicted as a structure")
+
+
 class RandomByLength(Strategy):
     """Drawn at random from as many strata of equal size as studies are picked, short studies to long ones."""
 
@@ -66,6 +77,9 @@ class _StratumScorer(Scorer):
 
     def scores(self) -> Floats:
         return self._draws + (self._stratum == self._turns[self._taken % len(self._turns)])
+
+    def noiseless(self) -> Floats:
+        return np.zeros_like(self._draws)
 
     def take(self, index: int) -> None:
         self._taken += 1
@@ -106,6 +120,9 @@ class _ChangedScorer(Scorer):
 
     def scores(self) -> Floats:
         return self._sign * self._scorer.scores()[self._order]
+
+    def noiseless(self) -> Floats:
+        return self._sign * self._scorer.noiseless()[self._order]
 
     def take(self, index: int) -> None:
         self._scorer.take(index)

@@ -34,7 +34,7 @@ from vqseg.training.trainer import Trainer
 __all__ = ["Learner", "Look", "Round"]
 
 # Raised whenever a change of the code makes other models or signals of the same settings, or keeps rounds otherwise.
-_CODE = 2
+_CODE = 3
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def drawn(seed: int, codes: int = 50, tokens: int = 300) -> StudySignals:
     usage = draw.multinomial(tokens, share / share.sum())
     by_structure = draw.random((3, 2))
     by_structure[0, 0] = np.nan
-    return StudySignals(usage, usage * draw.random(codes), draw.normal(size=8), *by_structure)
+    return StudySignals(usage, usage * draw.random(codes), draw.normal(size=8), *by_structure, draw.random(3))
 
 
 def written(signals: SparseSignals) -> bytes:

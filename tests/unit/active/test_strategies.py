@@ -36,6 +36,7 @@ def signals(
         "foreground_usage": counts.astype(float),
         "features": np.zeros(WIDTH),
         "disagreement": np.array(entropy, float),
+        "class_entropy": np.append(0.0, np.nan_to_num(np.array(entropy, float))),
     }
     given |= {name: np.array(value, float) for name, value in others.items()}
     return StudySignals(counts, entropy=np.array(entropy, float), foreground=np.array(foreground, float), **given)
@@ -230,8 +231,8 @@ def test_uniform_is_fair() -> None:
     assert not STRATEGIES["uniform"].needs
 
 
-def test_foreground_random_follows_the_voxels_of_each_structure() -> None:
-    """A rare structure counts as much as a frequent one, and a third of the draws is plain random."""
+def test_foreground_random_draws_a_structure_and_one_of_its_studies() -> None:
+    """However large it is there, as its authors draw images; and a third of the draws is plain random."""
     studies = {
         "large": signals(foreground=(900, 0)),
         "rare": signals(foreground=(100, 1)),
@@ -239,8 +240,8 @@ def test_foreground_random_follows_the_voxels_of_each_structure() -> None:
     }
     pool = Pool.of(studies, structures=STRUCTURES)
     first = Counter(rank("foreground_random", pool, seed=seed)[0].id for seed in range(3000))
-    assert first["large"] / 3000 == pytest.approx(2 / 3 * 0.45 + 1 / 9, abs=0.04)
-    assert first["rare"] / 3000 == pytest.approx(2 / 3 * 0.55 + 1 / 9, abs=0.04)
+    assert first["large"] / 3000 == pytest.approx(2 / 3 * 0.25 + 1 / 9, abs=0.04)
+    assert first["rare"] / 3000 == pytest.approx(2 / 3 * 0.75 + 1 / 9, abs=0.04)
     assert first["void"] / 3000 == pytest.approx(1 / 9, abs=0.03)
 
 
@@ -279,9 +280,13 @@ def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> Non
 
 
 def test_power_entropy_is_the_entropy_when_there_is_no_noise() -> None:
-    studies = {f"s{n}": signals(entropy=(n / 10 + 0.1, n / 10 + 0.1)) for n in range(6)}
+    """That of all voxels, of which the background is one part."""
+    studies = {f"s{n}": signals(class_entropy=(n / 10, 0.3, 0.1)) for n in range(6)}
     pool = Pool.of(studies, structures=STRUCTURES)
-    assert order("power_entropy", pool, power=1e6) == order("predictive_entropy", pool)
+    assert order("power_entropy", pool, power=1e6) == ["s5", "s4", "s3", "s2", "s1", "s0"]
+    best = rank("power_entropy", pool, power=1e6)[0]
+    assert "0.9 nats" in best.reason
+    assert [(part.name, part.value) for part in best.parts] == [("background", 0.5), ("left", 0.3), ("right", 0.1)]
     assert len({rank("power_entropy", pool, seed=seed)[0].id for seed in range(30)}) > 1
 
 

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy
+from vqseg.active.uncertainty import (
+    mean_by_structure,
+    mutual_information,
+    predictive_entropy,
+    share_of_classes,
+)
 
 quick = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -51,6 +56,21 @@ def test_disagreement_is_part_of_the_entropy(seed: int) -> None:
     assert (disagreement <= predictive_entropy(draws.mean(0)) + 1e-12).all()
     torch.testing.assert_close(mutual_information(draws.flip(0)), disagreement)
     torch.testing.assert_close(mutual_information(draws.flip(2)), disagreement)
+
+
+@quick
+@given(seeds)
+def test_the_classes_share_the_mean_and_the_larger_has_more(seed: int) -> None:
+    probability = answers(seed).mean(0)
+    values = predictive_entropy(probability)
+    shares = share_of_classes(values, probability)
+    torch.testing.assert_close(shares.sum(), values.mean())
+    torch.testing.assert_close(share_of_classes(values, probability.flip(1)), shares.flip(0))
+    # Half of the study without the last class: half as much of it, where the entropy of its parts is mirrored.
+    empty = torch.zeros_like(probability)
+    empty[:, 0] = 1
+    both = torch.cat([probability, empty], 2)
+    torch.testing.assert_close(share_of_classes(predictive_entropy(both), both), shares / 2)
 
 
 def test_each_structure_has_a_mean_of_its_own() -> None:

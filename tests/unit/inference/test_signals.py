@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from builders import TINY_2D, make_volume, state_of, tiny_config
+from torch.nn import functional
 
-from vqseg.active.uncertainty import mean_by_structure, predictive_entropy
+from vqseg.active.uncertainty import mean_by_structure, predictive_entropy, share_of_classes
 from vqseg.data.preparation import prepare_volume
 from vqseg.data.reading import Volume
 from vqseg.inference.predictor import Predictor
@@ -72,7 +73,15 @@ def test_parts_of_a_study_of_one_window(overrides: dict[str, Any]) -> None:
     found = predictor.signals(volume)
     expected = mean_by_structure(predictive_entropy(probability), probability)
     np.testing.assert_allclose(found.entropy, expected, rtol=1e-4)
-    np.testing.assert_allclose(found.features, output.maps[-1].transpose(0, 1).flatten(1).mean(1), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.class_entropy, share_of_classes(predictive_entropy(probability), probability), rtol=1e-4
+    )
+    # Each position of the coarsest map weighs as much as the foreground of its patch.
+    maps = output.maps[-1]
+    weight = functional.adaptive_avg_pool3d if maps.ndim == 5 else functional.adaptive_avg_pool2d
+    weights = weight(probability[:, 1:].sum(1, keepdim=True), maps.shape[2:])
+    expected = (maps * weights).transpose(0, 1).flatten(1).sum(1) / weights.sum()
+    np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-6)
     predicted = torch.bincount(probability.argmax(1).flatten(), minlength=3)[1:]
     np.testing.assert_array_equal(found.foreground, predicted)
     assert found.foreground.any()
@@ -114,6 +123,26 @@ def test_the_encoder_runs_once_whatever_the_number_of_draws() -> None:
     once = len(passes)
     predictor.signals(study(), draws=5)
     assert len(passes) == 2 * once
+
+
+@quantized
+def test_without_structures_every_token_and_position_counts_alike(overrides: dict[str, Any]) -> None:
+    predictor = predictor_of(overrides | {"data.spacing": [2, 2, 2], "views.flip_axes": []})
+    volume = study((8, 8, 8))
+    knowing = predictor.signals(volume)
+    predictor.segments = False
+    found = predictor.signals(volume)
+    np.testing.assert_array_equal(found.usage, knowing.usage)
+    np.testing.assert_array_equal(found.foreground_usage, knowing.usage)
+    prepared = torch.from_numpy(np.ascontiguousarray(prepare_volume(volume, predictor.config.data)))
+    axis = predictor.config.data.slice_axis
+    with torch.inference_mode():
+        maps = predictor.network(prepared[None, None] if axis is None else prepared.movedim(axis, 0)[:, None]).maps[-1]
+    np.testing.assert_allclose(found.features, maps.transpose(0, 1).flatten(1).mean(1), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found.features, knowing.features)
+    for unknown in (found.entropy, found.disagreement, found.class_entropy):
+        assert np.isnan(unknown).all()
+    assert not found.foreground.any()
 
 
 def test_a_network_without_a_codebook_has_all_but_codes() -> None:

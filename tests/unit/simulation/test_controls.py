@@ -31,9 +31,7 @@ def pool() -> Pool:
 
     def signals() -> StudySignals:
         usage = draw.integers(0, 30, 8)
-        return StudySignals(
-            usage, usage * draw.random(8), draw.random(3), draw.random(2), draw.random(2), draw.random(2)
-        )
+        return StudySignals(usage, usage * draw.random(8), draw.random(3), *draw.random((3, 2)), draw.random(3))
 
     return Pool.of({study: signals() for study in IDS}, [signals()], structures=("a", "b"))
 
@@ -91,6 +89,30 @@ def test_the_oracle_knows_the_worst_and_agrees_with_itself() -> None:
     choice = make_arm(ORACLE).choose(pool(), Active(), KNOWN, 0)
     assert choice.ids == sorted(IDS, key=lambda study: KNOWN.dice[study])[:3]
     assert choice.agreement == pytest.approx(1)
+
+
+NOISY = ["power_entropy", "clasp_pe", "codebook_balanced", "foreground_random"]
+
+
+@pytest.mark.parametrize("name", [*NOISY, "shuffled:codebook_rarity", "predictive_entropy"])
+def test_what_a_score_says_of_failures_does_not_hang_on_its_noise(name: str) -> None:
+    one, other = (make_arm(name).choose(pool(), Active(), KNOWN, seed) for seed in (1, 2))
+    assert (one.agreement == other.agreement) != name.startswith("shuffled")
+    if name in NOISY:
+        assert len({tuple(make_arm(name).choose(pool(), Active(), KNOWN, seed).ids) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("name", ["uniform", "random_by_length"])
+def test_what_is_drawn_says_nothing_of_failures(name: str) -> None:
+    assert make_arm(name).choose(pool(), Active(), KNOWN, 0).agreement is None
+
+
+def test_largest_foreground_takes_the_largest_once_a_model_knows_it() -> None:
+    given, arm = pool(), make_arm("largest_foreground")
+    assert given.foreground is not None
+    assert arm.choose(given, Active(), KNOWN, 0).ids[0] == IDS[int(given.foreground.sum(1).argmax())]
+    before = Knowledge(KNOWN.slices, {}, KNOWN.picks)
+    assert len({tuple(arm.choose(given, Active(), before, seed).ids) for seed in range(9)}) > 1
 
 
 def test_length_takes_the_longest() -> None:
