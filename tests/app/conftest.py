@@ -140,7 +140,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
     folder = tmp_path_factory.mktemp("target")
     publish(folder / "run", LABELS, QUICK)
     studies = make_studies(folder / "studies", count=5)
-    variables = {"MONAI_LABEL_SESSION_PATH": str(folder / "sessions")}
+    # Python would look for another module of this name in vain, where a test plants one.
+    variables = {"MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "PYTHONPATH": ""}
     conf = {**TINY, "open_routes": "archives", "upload_unpacked_gib": "0.1"}
     with serve(python_module(), str(APP), studies, folder, folder, conf, variables=variables) as server:
         server.infer("case_04").raise_for_status()  # what is loaded once is loaded now

@@ -21,7 +21,7 @@ from builders import write_nifti
 from expected_roles import ANYONE, LEAST_ROLES
 from prometheus_client.parser import text_string_to_metric_families
 from realm import Provider, running_realm
-from servers import APP, ROOT, TINY, Server, python_module, serve
+from servers import APP, LISTING, TINY, Server, python_module, serve
 
 from vqseg.tokens import ROLES, AccountFile
 
@@ -51,7 +51,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     conf = {**TINY, "labels": "lung,tumour", "accounts": str(accounts.path)}
     with running_realm() as provider:
         variables = {
-            "PYTHONPATH": str(ROOT / "tests" / "support"),
+            **LISTING,
             "LISTED_ROUTES": str(folder / "routes.json"),
             "MONAI_LABEL_AUTH_ENABLE": "true",
             "MONAI_LABEL_AUTH_REALM_URI": provider.issuer,

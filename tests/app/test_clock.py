@@ -20,8 +20,8 @@ from vqseg.tokens import AccountFile
 from vqseg.training.status import EVENTS_FILE
 
 DAY = 24 * 60 * 60
-# Long enough for the server to start in, in days.
-SHORT = 60 / DAY
+# In days.
+SHORT = 30 / DAY
 ENDLESS = {**TINY, "train.steps": "100000", "train.validate_every": "100000"}
 
 
@@ -41,13 +41,13 @@ class Place:
 @pytest.fixture
 def place(tiny_studies: Path, tmp_path: Path) -> Iterator[Place]:
     accounts = AccountFile(tmp_path / "accounts.json")
-    admin, guest = accounts.add("admin", "admin"), accounts.add("guest", "user", days=SHORT)
-    expires = time.time() + SHORT * DAY
+    admin = accounts.add("admin", "admin")
     clock = OtherClock(tmp_path)
     conf = {**ENDLESS, "accounts": str(accounts.path)}
     with serve(
         python_module(), str(APP), tiny_studies, tmp_path, tmp_path, conf, variables=clock.variables, token=admin
     ) as server:
+        guest, expires = accounts.add("guest", "user", days=SHORT), time.time() + SHORT * DAY
         yield Place(server, guest, expires, clock)
 
 

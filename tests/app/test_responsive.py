@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import requests
 from builders import write_nifti
-from servers import APP, ROOT, TINY, Server, python_module, serve
+from servers import APP, LISTING, TINY, Server, python_module, serve
 from silent_pacs import SilentPACS, silent_pacs
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -53,7 +53,7 @@ class Hung:
 def hung(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hung]:
     folder = tmp_path_factory.mktemp("hung")
     variables = {
-        "PYTHONPATH": str(ROOT / "tests" / "support"),
+        **LISTING,
         "LISTED_ROUTES": str(folder / "routes.json"),
         "MONAI_LABEL_DICOMWEB_READ_TIMEOUT": str(SECONDS),
     }

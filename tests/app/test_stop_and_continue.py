@@ -34,7 +34,7 @@ def test_a_killed_training_is_continued(launch: Callable[..., Any], tmp_path: Pa
 def test_a_training_that_outlived_its_server_is_shown_and_stopped_by_the_next_one(
     serve_app: Callable[..., Any], tiny_studies: Path, tmp_path: Path
 ) -> None:
-    endless = {**TINY, "train.steps": "100000", "train.validate_every": "10"}
+    endless = {**TINY, "train.steps": "100000", "train.validate_every": "100000"}
     with serve_app(tiny_studies, tmp_path, endless) as first:
         assert first.post("/train/vqseg").ok
         trained = first.wait(lambda stats: stats.get("step", 0) >= 10)

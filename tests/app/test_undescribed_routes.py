@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from servers import APP, ROOT, TINY, python_module, serve
+from servers import APP, LISTING, TINY, python_module, serve
 from unharmed import Unharmed
 from watched_servers import QUICK, WatchedServer, publish
 
@@ -67,7 +67,7 @@ def listed(studies_in: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("undescribed")
     publish(folder / "run", {"lung": 1, "tumour": 2}, QUICK)
     routes, studies = folder / "routes.json", studies_in(folder / "studies")
-    variables = {"PYTHONPATH": str(ROOT / "tests" / "support"), "LISTED_ROUTES": str(routes)}
+    variables = {**LISTING, "LISTED_ROUTES": str(routes)}
     more = ["--uvicorn_app", "listing_app:app"]
     with serve(python_module(), str(APP), studies, folder, folder, CONF, more=more, variables=variables) as server:
         described = json.loads(server.get("/openapi.json").text)["paths"]

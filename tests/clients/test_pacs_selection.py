@@ -119,7 +119,7 @@ def test_what_an_inference_saw_outlives_the_image(open_place: Any, pacs: Any) ->
     assert fetching.fetched == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("labelled_for_now")
 def test_a_server_ranks_a_pacs_that_is_larger_than_its_cache(pacs: Any, tmp_path: Path) -> None:
     publish(tmp_path / "run", LABELS, SPACING)

@@ -14,7 +14,7 @@ import pytest
 import requests
 from builders import real_data, write_identified
 from running_pacs import RunningPACS, running_orthanc
-from servers import ROOT, free_port
+from servers import ROOT, environment, free_port
 
 from vqseg.data.reading import read_grid, read_image, read_mask
 
@@ -60,7 +60,8 @@ def test_a_series_from_the_pacs_is_the_series_on_disk(dicomweb: str, studies: An
 
 def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "import_labels"), "--pacs", dicomweb, "--name", "GTV-1=tumour"]
-    first = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    lean = environment()
+    first = subprocess.run(command, env=lean, capture_output=True, encoding="utf-8", check=False)
     assert first.returncode == 0, first.stderr
     assert "now the label of" in first.stdout
     image = series_of(dicomweb, 60)
@@ -73,7 +74,7 @@ def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
     )
     assert 2 * (ours & published).sum() / (ours.sum() + published.sum()) > 0.99
     # Once more changes nothing.
-    second = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    second = subprocess.run(command, env=lean, capture_output=True, encoding="utf-8", check=False)
     assert second.returncode == 0
     assert "now the label of" not in second.stdout
 
@@ -81,12 +82,13 @@ def test_expert_contours_become_a_label(dicomweb: str, studies: Any) -> None:
 def test_import_says_what_is_wrong() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "import_labels"), "--name", "a=b"]
     nobody = f"http://127.0.0.1:{free_port()}/dicom-web"
-    down = subprocess.run([*command, "--pacs", nobody], capture_output=True, encoding="utf-8", check=False)
+    lean = environment()
+    down = subprocess.run([*command, "--pacs", nobody], env=lean, capture_output=True, encoding="utf-8", check=False)
     assert down.returncode == 1
     assert "does not answer" in down.stderr
     assert "Traceback" not in down.stderr
     wrong = subprocess.run(
-        [*command, "--pacs", nobody, "--name", "a"], capture_output=True, encoding="utf-8", check=False
+        [*command, "--pacs", nobody, "--name", "a"], env=lean, capture_output=True, encoding="utf-8", check=False
     )
     assert wrong.returncode == 2
     assert "REGION=STRUCTURE" in wrong.stderr

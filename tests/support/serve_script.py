@@ -37,7 +37,7 @@ def served(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment() | _NO_INDEX,
+            env=environment() | _NO_INDEX | {"PYTHONPATH": ""},  # all is there, as for a user
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

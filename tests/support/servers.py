@@ -22,6 +22,10 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "vqseg_app"
+SUPPORT = ROOT / "tests" / "support"
+LEAN = SUPPORT / "lean"
+# For a server of `listing_app`.
+LISTING = {"PYTHONPATH": f"{LEAN}{os.pathsep}{SUPPORT}"}
 # A training of seconds on the phantoms. No spaces within a value: MONAI Label's launcher splits there.
 TINY = {
     "train.steps": "30",
@@ -91,6 +95,14 @@ class Server:
             time.sleep(0.2)
         pytest.fail(f"not reached in {seconds} s: {self.stats()} {self.get('/train/').text}")
 
+    def wait_until_listed(self, image: str, listed: bool) -> None:
+        """A server asks its PACS for the series again after some seconds."""
+        end = time.monotonic() + 60
+        while (image in self.get("/datastore/", output="all").json()["objects"]) != listed:
+            if time.monotonic() > end:
+                pytest.fail(f"{image} is {'not ' if listed else 'still '}listed")
+            time.sleep(0.5)
+
 
 def python_module() -> list[str]:
     return [sys.executable, "-m", "monailabel.main"]
@@ -102,10 +114,11 @@ def launcher() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """As in an activated environment, with one thread unless told otherwise."""
+    """As in an activated environment, with one thread unless told otherwise, and without what `LEAN` hides."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MONAI_LABEL", "PYTHON"))}
-    return {**inherited, "PATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    return {**inherited, "PATH": path, "PYTHONPATH": str(LEAN), "OMP_NUM_THREADS": threads}
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 from builders import write_studies
 
@@ -36,11 +36,18 @@ def row(name: str, labelled: str, patients: int, dice: float, seed: int = 0) -> 
     }
 
 
+def run(name: str, *arguments: object) -> None:
+    """As a command, in this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
 def report(rows: list[dict[str, Any]], folder: Path, *more: object) -> str:
     path = folder / "segmentation_cpu.json"
     path.write_text(json.dumps({str(number): one for number, one in enumerate(rows)}), encoding="utf-8")
-    command = [sys.executable, SCRIPTS / "report_segmentation", path, *more]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    run("report_segmentation", path, *more)
+    plt.close("all")
     return path.with_suffix(".md").read_text(encoding="utf-8")
 
 
@@ -139,9 +146,9 @@ def test_the_development_split_scores_training_patients_that_no_method_sees() ->
     assert found == {"labels": {"a": 1}, "train": ["p1", "p2"], "labelled_3": ["p1"], "val": ["p3", "p4"]}
 
 
-def test_settings_are_tried_while_developing_only(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPTS / "benchmark_segmentation", "--budget", "cpu", "--work", tmp_path, "--set"]
+def test_settings_are_tried_while_developing_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for tried, words in (("perturbation.rate=0.5", "with --develop"), ("perturbation.rate", "expected KEY=VALUE")):
-        found = subprocess.run([*map(str, command), tried], capture_output=True, encoding="utf-8", check=False)
-        assert found.returncode == 2
-        assert words in found.stderr.splitlines()[-1]
+        with pytest.raises(SystemExit) as ended:
+            run("benchmark_segmentation", "--budget", "cpu", "--work", tmp_path, "--set", tried)
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
