@@ -26,7 +26,7 @@ from lib.gate import guard
 from lib.inference import VQSegInference
 from lib.labels import LabelSet
 from lib.live_events import Changes
-from lib.live_model import LiveModel, identity_of
+from lib.live_model import LiveModel
 from lib.memory_guard import MemoryGuard
 from lib.metrics import Metrics, ServerState
 from lib.model_versions import ModelVersions
@@ -225,8 +225,8 @@ class VQSegApp(MONAILabelApp):
     def _to_be_scored(self) -> Hashable | None:
         """Changes with the model that compares studies and with the studies. None without a model: one that is to be
         learnt from the images alone should see more than the first that comes."""
-        version = self.cold_start.comparing().version()
-        return None if version is None else (identity_of(version), self.datastore().images_state())
+        model = self.cold_start.comparing().state()
+        return None if model is None else (model, self.datastore().images_state())
 
     def check_model(self, model: str, version: str | None = None) -> Config:
         """Settings of the model that would answer. Another version than the live one is not loaded for it."""

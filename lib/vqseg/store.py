@@ -184,6 +184,11 @@ class ModelStore:
         # It is not known which ones were; one that segments nothing takes no other one's place.
         return [version.name for version in sorted(self.versions(), key=lambda one: (one.segments, one.name))]
 
+    def last_change(self) -> int:
+        """When a version was last made live, in nanoseconds since 1970; 0 while none was."""
+        pointer = self.folder / _POINTER
+        return pointer.stat().st_mtime_ns if pointer.exists() else 0
+
     def pointer_fault(self) -> str | None:
         """Why it is not known which version is live, in words; none when it is, or nothing was published."""
         pointer = self.folder / _POINTER

@@ -262,6 +262,18 @@ def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -
     assert (info["state"], info["model_version"], info["done"], info["total"]) == ("done", "0002", 5, 5)
 
 
+def test_a_version_that_is_live_again_is_another_state(five: Any) -> None:
+    """The scoring that ran in between may have dropped what it said, for the other version was live at its end."""
+    assert five.live.state() == (before := five.live.state())
+    five.publish(seed=1)
+    between = five.live.state()
+    five.live.make_live("0001")
+    assert len({before, between, five.live.state()}) == 3
+    five.live.make_live("0002")
+    five.live.rollback()
+    assert five.live.state()[0] == before[0]
+
+
 def test_what_arrives_while_scoring_runs_is_scored_too(five: Any) -> None:
     keep, arrived = five.cache.keep_signals, []
 

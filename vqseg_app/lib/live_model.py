@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import torch
@@ -40,6 +40,11 @@ class LiveModel:
     def version(self) -> ModelVersion | None:
         """The version that is live now, loaded or not; instead of one that turned out damaged, the one before."""
         return next((version for version in self.store.lived() if identity_of(version) not in self._damaged), None)
+
+    def state(self) -> Hashable | None:
+        """Changes whenever a version is made live, one that was live before among them; none without a version."""
+        version = self.version()
+        return None if version is None else (identity_of(version), self.store.last_change())
 
     def labels(self) -> dict[str, int]:
         """Labels of the version that is loaded; empty when none is. Never waits."""
