@@ -21,7 +21,7 @@ from vqseg.training.status import EVENTS_FILE
 
 DAY = 24 * 60 * 60
 # In days.
-SHORT = 30 / DAY
+SHORT = 20 / DAY
 ENDLESS = {**TINY, "train.steps": "100000", "train.validate_every": "100000"}
 
 

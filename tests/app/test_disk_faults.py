@@ -177,6 +177,7 @@ def test_a_training_says_that_it_cannot_write_to_its_folder(
     assert content_of(folder.parent) == {folder: None}
 
 
+@pytest.mark.long
 def test_a_training_of_a_server_says_so_too(obedient: list[str], tiny_studies: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     command = [*obedient, *python_module()]

@@ -66,7 +66,9 @@ def test_twenty_at_once_get_the_mask_of_one(quick: WatchedServer) -> None:
     assert max(waits) < 5
 
 
-@pytest.mark.parametrize(("kind", "work"), [("inference", ask), ("selection", ask_for_a_study)])
+@pytest.mark.parametrize(
+    ("kind", "work"), [("inference", ask), pytest.param("selection", ask_for_a_study, marks=pytest.mark.long)]
+)
 def test_more_than_there_are_threads_do_not_keep_the_server_from_answering(
     slow: WatchedServer, kind: str, work: Callable[[WatchedServer], requests.Response]
 ) -> None:

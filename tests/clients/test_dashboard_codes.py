@@ -192,10 +192,10 @@ def test_what_has_changed_is_asked_for_again_and_nothing_else(
     page.on("request", lambda request: asked.append(urlsplit(request.url).path))
     page.goto(f"{server.url}/vqseg/")
     expect(page.locator("#ranking li")).to_have_count(UNLABELLED, timeout=600 * SECONDS)
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(2000)
     asked.clear()
     numbers[changed] = 2
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(2000)
     assert {path for path in asked if path != "/vqseg/events"} == expected
     page.close()
 

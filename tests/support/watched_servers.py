@@ -60,10 +60,13 @@ class WatchedServer(Server):
         return [name for name in held if not name.endswith(".ttf")]
 
     def files(self) -> set[str]:
-        """Temporary files, those without a name among them, which only the process that holds them open can see."""
-        return {str(path) for path in self.temporary.rglob("*")} | {
-            name for name in self.handles() if name.startswith(str(self.temporary))
-        }
+        """Temporary files, those without a name among them, which only the process that holds them open can see.
+
+        Not the folder for compiled code that torch makes in whichever process is the first to look for it.
+        """
+        found = {str(path) for path in self.temporary.rglob("*")} | set(self.handles())
+        own, torchs = str(self.temporary), str(self.temporary / "torchinductor_")
+        return {name for name in found if name.startswith(own) and not name.startswith(torchs)}
 
     @contextmanager
     def leaving_nothing(self, seconds: float = 60) -> Iterator[None]:
@@ -71,9 +74,9 @@ class WatchedServer(Server):
         before = self.files()
         yield
         end = time.monotonic() + seconds
-        while self.files() - before and time.monotonic() < end:
+        while (left := self.files() - before) and time.monotonic() < end:
             time.sleep(0.1)
-        assert self.files() - before == set()
+        assert not left, sorted(left)
 
 
 def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any], seed: int = 0, **manifest: Any) -> None:

@@ -313,12 +313,15 @@ def test_damaged_or_missing_pictures_are_said(studies: Sequence[Study], tmp_path
         assert not page.all("img")
 
 
-def test_the_newest_twenty_are_kept_and_other_files_left_alone(studies: Sequence[Study], tmp_path: Path) -> None:
+def test_the_newest_are_kept_and_other_files_left_alone(
+    studies: Sequence[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "_KEPT", 3)  # of twenty each takes a second
     train(studies, tmp_path, tiny_config(), device="cpu")
     first = list_reports(tmp_path)[0]
     (tmp_path / REPORTS / "notes.html").write_text("mine", encoding="utf-8")
-    made = [write_report(tmp_path) for _ in range(22)]
-    assert list_reports(tmp_path) == made[::-1][:20]
+    made = [write_report(tmp_path) for _ in range(4)]
+    assert list_reports(tmp_path) == made[::-1][:3]
     assert first not in list_reports(tmp_path)
     assert (tmp_path / REPORTS / "notes.html").exists()
     # After the clock was set back the report just written is not the one that goes.
@@ -326,7 +329,7 @@ def test_the_newest_twenty_are_kept_and_other_files_left_alone(studies: Sequence
         (tmp_path / REPORTS / name).rename(tmp_path / REPORTS / f"29{name[2:]}")
     newest = write_report(tmp_path)
     assert newest in list_reports(tmp_path)
-    assert len(list_reports(tmp_path)) == 20
+    assert len(list_reports(tmp_path)) == 3
 
 
 def test_usage_counts_are_not_changed_by_a_report(trained: Path) -> None:
