@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,10 +184,13 @@ class ModelStore:
         # It is not known which ones were; one that segments nothing takes no other one's place.
         return [version.name for version in sorted(self.versions(), key=lambda one: (one.segments, one.name))]
 
-    def last_change(self) -> int:
-        """When a version was last made live, in nanoseconds since 1970; 0 while none was."""
-        pointer = self.folder / _POINTER
-        return pointer.stat().st_mtime_ns if pointer.exists() else 0
+    def last_change(self) -> Hashable:
+        """Another value whenever a version was made live."""
+        try:
+            pointer = (self.folder / _POINTER).stat()
+        except FileNotFoundError:
+            return None
+        return pointer.st_mtime_ns, pointer.st_ino
 
     def pointer_fault(self) -> str | None:
         """Why it is not known which version is live, in words; none when it is, or nothing was published."""

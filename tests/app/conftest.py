@@ -140,7 +140,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
     folder = tmp_path_factory.mktemp("target")
     publish(folder / "run", LABELS, QUICK)
     studies = make_studies(folder / "studies", count=5)
-    # Python would look for another module of this name in vain, where a test plants one.
+    # No `sitecustomize` of ours: a test plants one of that name.
     variables = {"MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "PYTHONPATH": ""}
     conf = {**TINY, "open_routes": "archives", "upload_unpacked_gib": "0.1"}
     with serve(python_module(), str(APP), studies, folder, folder, conf, variables=variables) as server:

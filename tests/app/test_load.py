@@ -1,4 +1,4 @@
-"""The short form of scripts/benchmark_load: its bounds but that of time, and that it finds a server that leaks."""
+"""The short form of scripts/benchmark_load: its bounds but that of time, and in the long run a server that leaks."""
 
 from __future__ import annotations
 

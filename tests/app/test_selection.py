@@ -16,7 +16,7 @@ from workplaces import RAMP, Workplace, noise
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.data.reading import read_image
-from vqseg.errors import ModelError
+from vqseg.errors import ConfigError, ModelError
 
 
 @pytest.fixture
@@ -233,15 +233,24 @@ def test_two_clients_at_the_same_instant_get_different_studies(five: Any) -> Non
 
 
 def test_a_study_that_is_labelled_while_one_is_chosen_is_not_offered(five: Any) -> None:
-    keep = five.cache.keep_signals
+    select, best = five.selector.select, []
 
-    def keep_then_label(*arguments: Any) -> Any:
-        for image in "ab":
+    def select_then_label(*arguments: Any, **named: Any) -> Any:
+        selection = select(*arguments, **named)
+        best.extend(selection.ranking.ids[:2])
+        for image in best:
             five.label(image, noise(0) > 1)
-        return keep(*arguments)
+        return selection
 
-    five.cache.keep_signals = keep_then_label
-    assert five.next("codebook_entropy")["id"] == "c"
+    five.selector.select = select_then_label
+    reply = five.next("codebook_entropy")
+    assert reply["rank"] == 3
+    assert {reply["id"], *best} == {"a", "b", "c"}
+
+
+def test_a_default_that_is_no_strategy_is_refused_with_the_list(place: Any) -> None:
+    with pytest.raises(ConfigError, match=r"active\.strategy: the server has no strategy 'magic'; it has: codebook"):
+        place.module("strategies").default_strategy("magic")
 
 
 def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -> None:
@@ -271,7 +280,9 @@ def test_a_version_that_is_live_again_is_another_state(five: Any) -> None:
     assert len({before, between, five.live.state()}) == 3
     five.live.make_live("0002")
     five.live.rollback()
-    assert five.live.state()[0] == before[0]
+    back = five.live.state()
+    assert back[0] == before[0]
+    assert back not in (before, between)
 
 
 def test_what_arrives_while_scoring_runs_is_scored_too(five: Any) -> None:

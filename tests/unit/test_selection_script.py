@@ -80,7 +80,7 @@ def test_seeds_made_one_by_one_say_what_they_say_together_and_are_not_made_again
     stored = read_json(kept) or {}
     result = read_json(both.out / RESULT_FILE) or {}
     assert set(stored["seeds"]) == {"0", "1"}
-    assert all(seed["device"] == "cpu" and seed["core_seconds"] > 0 for seed in stored["seeds"].values())
+    assert all(seed["device"] == "cpu" and seed["round_seconds"] > 0 for seed in stored["seeds"].values())
     assert without_seconds(stored["summary"]) == without_seconds(summarize(result))
     assert kept.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     # Elsewhere, where no round is at hand, nothing is trained.
@@ -133,7 +133,7 @@ def test_nothing_is_claimed_before_all_seeds_are_made_with_the_default(
     trained = "semi-supervised"
 
     def verdict(default: str, left_out: int = 0, more: int = 0, *, holds: bool = True, alike: bool = True) -> str:
-        for pool in script["HELD_OUT"]:
+        for pool in script["POOLS"]:
             made = script["seeds_of"](pool, trained)
             seeds = {str(seed): {} for seed in range(made.start + left_out, made.stop + more)}
             kept = {"seeds": seeds, "default": default, "holds": holds, "rules": "" if alike else pool}

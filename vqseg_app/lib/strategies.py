@@ -57,7 +57,7 @@ class NextStudy(Strategy):
             self.name, datastore, np.random.default_rng(), held=held, seconds=self._seconds
         )
         ranked = selection.ranking.ids
-        # Whoever was not asked for a study may have labelled or removed one while the model worked.
+        # Somebody may have labelled or removed one meanwhile, without having asked for it.
         still = set(datastore.get_labeled_images() if review else datastore.get_unlabeled_images())
         remaining, unusable = [image for image in ranked if image in still], {}
         while (chosen := self._reservations.take_first(remaining, client)) is not None:

@@ -26,9 +26,9 @@ class Uniform(Strategy):
 class ForegroundRandom(Strategy):
     """A third of the studies is drawn at random; for the others a structure is drawn, and a study that holds it.
 
-    What foreground-aware random (nnActive, arXiv 2511.19183) is for whole studies, with predicted foreground: there
-    images are equally likely, and the place within the image is drawn by its structures. Where every study holds every
-    structure it is plain random.
+    This project's form of foreground-aware random (nnActive, arXiv 2511.19183) for whole studies, with predicted
+    foreground: there images take turns, and the place within the image is drawn by its structures. Where every study
+    holds every structure it is plain random.
     """
 
     name = "foreground_random"

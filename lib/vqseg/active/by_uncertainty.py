@@ -1,4 +1,4 @@
-"""Strategies by what the model is unsure of, structure by structure."""
+"""Strategies by what the model is unsure of."""
 
 from __future__ import annotations
 
@@ -107,6 +107,10 @@ class _ClaSPPEScorer(_PowerScorer):
         self._by_structure = [np.where(np.isneginf(column), self.noised - _BEHIND, column) for column in noised]
         self._turns = generator.permutation(len(self._by_structure))
         self._taken = 0
+
+    def noiseless(self) -> Floats:
+        """Of all structures together: whose turn is first is drawn, too."""
+        return super().noiseless()
 
     def scores(self) -> Floats:
         return self.noised if self._turn is None else self._by_structure[self._turn]

@@ -58,6 +58,7 @@ class Pool:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
         for by_structure in (self.entropy, self.disagreement, self.foreground, self.label_dice):
             assert by_structure is None or by_structure.shape == (len(self.ids), len(self.structures))
+        assert self.class_entropy is None or self.class_entropy.shape == (len(self.ids), len(self.structures) + 1)
 
     @classmethod
     def of(

@@ -88,8 +88,9 @@ class WindowTally:
 
     @property
     def foreground_features(self) -> NDArray:
-        """The same with each position weighted by its predicted foreground."""
-        return self._foreground_features.value
+        """The same with each position weighted by its predicted foreground, where there is any."""
+        seen = self._foreground_features if self._foreground_features.weight else self._features
+        return seen.value
 
     def __call__(self, window: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """Class probabilities (B, L + 1, *spatial) of a window (B, 1, *spatial), and with draws of a network that has
@@ -104,8 +105,9 @@ class WindowTally:
             nearest = encoded.nearest
             maps = network.quantized_maps(encoded, nearest.indices)
             probability = network.decode(encoded.shallow, maps).float().softmax(1)
-            self._add_features(maps[-1], probability, weight)
-            self._add_codes(network, encoded, probability, weight)
+            by_voxel = _by_voxel(probability, weight)
+            self._add_features(maps[-1], by_voxel)
+            self._add_codes(network, encoded, by_voxel)
             if self._draws:
                 drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws))
                 perturbed = (network.quantized_maps(encoded, indices) for indices in drawn)
@@ -114,17 +116,16 @@ class WindowTally:
         else:
             output = network(window)
             probability = output.logits.float().softmax(1)
-            self._add_features(output.maps[-1], probability, weight)
+            self._add_features(output.maps[-1], _by_voxel(probability, weight))
         return average_with_mirrored(probability, network, window, self._mirrored), *disagreement
 
-    def _add_features(self, coarsest: Tensor, probability: Tensor, weight: Tensor) -> None:
-        by_position = functional.interpolate(_by_voxel(probability, weight), coarsest.shape[2:], mode="area")
+    def _add_features(self, coarsest: Tensor, by_voxel: Tensor) -> None:
+        by_position = functional.interpolate(by_voxel, coarsest.shape[2:], mode="area")
         for mean, share in zip((self._features, self._foreground_features), by_position.split(1, 1), strict=True):
             mean.add(coarsest, share)
 
-    def _add_codes(self, network: VQSeg, encoded: Encoded, probability: Tensor, weight: Tensor) -> None:
-        # The patch of a token stands for as much as its voxels do together.
-        by_voxel, shares = _by_voxel(probability, weight), []
+    def _add_codes(self, network: VQSeg, encoded: Encoded, by_voxel: Tensor) -> None:
+        shares = []  # the patch of a token stands for as much as its voxels do together
         for size, count in zip(encoded.sizes, network.tokens_by_level(encoded.sizes), strict=True):
             by_position = functional.interpolate(by_voxel, size, mode="area").flatten(2)
             shares.append(by_position.repeat_interleave(count // size.numel(), 2))
@@ -144,19 +145,18 @@ class _WeightedMean:
 
     def __init__(self) -> None:
         self._total: Tensor | float = 0.0
-        self._weight = 0.0
+        self.weight = 0.0
 
     def add(self, maps: Tensor, share: Tensor) -> None:
         """Count the positions with a `share` (B, 1, *spatial) each."""
         self._total = self._total + (maps * share).flatten(2).sum((0, 2)).cpu().double()
-        self._weight += float(share.sum(dtype=torch.float64))
+        self.weight += float(share.cpu().sum(dtype=torch.float64))
 
     @property
     def value(self) -> NDArray:
         """float64 (F,)."""
         assert isinstance(self._total, Tensor), "no window was seen"
-        # A softmax may be 0 all over an image.
-        return (self._total / max(self._weight, 1e-300)).numpy()
+        return (self._total / self.weight).numpy()
 
 
 def _by_voxel(probability: Tensor, weight: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ def test_uniform_is_fair() -> None:
 
 
 def test_foreground_random_draws_a_structure_and_one_of_its_studies() -> None:
-    """However large it is there, as its authors draw images; and a third of the draws is plain random."""
+    """However large it is there; and a third of the draws is plain random."""
     studies = {
         "large": signals(foreground=(900, 0)),
         "rare": signals(foreground=(100, 1)),

@@ -316,6 +316,7 @@ def test_damaged_or_missing_pictures_are_said(studies: Sequence[Study], tmp_path
 def test_the_newest_are_kept_and_other_files_left_alone(
     studies: Sequence[Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert page_module._KEPT == 20
     monkeypatch.setattr(page_module, "_KEPT", 3)  # of twenty each takes a second
     train(studies, tmp_path, tiny_config(), device="cpu")
     first = list_reports(tmp_path)[0]
