@@ -100,6 +100,8 @@ class ClaSPPE(Strategy):
 
 
 class _ClaSPPEScorer(_PowerScorer):
+    """Without noise it is that of all structures together: whose turn is first is drawn, too."""
+
     def __init__(self, pool: Pool, beta: float, generator: np.random.Generator) -> None:
         super().__init__(pool, beta, generator)
         noised = [power_noised(column, beta, generator) for column in self.by_class.T[1:]]
@@ -107,10 +109,6 @@ class _ClaSPPEScorer(_PowerScorer):
         self._by_structure = [np.where(np.isneginf(column), self.noised - _BEHIND, column) for column in noised]
         self._turns = generator.permutation(len(self._by_structure))
         self._taken = 0
-
-    def noiseless(self) -> Floats:
-        """Of all structures together: whose turn is first is drawn, too."""
-        return super().noiseless()
 
     def scores(self) -> Floats:
         return self.noised if self._turn is None else self._by_structure[self._turn]

@@ -29,7 +29,7 @@ class Pool:
     `usage` (S, K) sparse counts of codes; `code_weights` (S, K) the same weighted by predicted foreground, and
     `labelled_weights` (K,) their sum over the labelled studies; `entropy` and `disagreement` (S, L) by structure, in
     nats, nan where a study may hold none of it; `class_entropy` (S, L + 1) what each class has of the mean entropy,
-    background first; `foreground` (S, L) voxels; `features` (S, F), and those of the
+    background first; `foreground` (S, L) voxels; `features` (S, F) weighted by predicted foreground, and those of the
     labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
     done. `rarefied_entropy` (S,) is that at `rarefied_tokens` tokens, 0 where it is not worked out yet. `label_dice`
     (S, L) compares the masks of labelled studies with the model's, nan where neither holds a structure.
