@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,21 +20,12 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from builders import (
-    PLANES,
-    edit_dicom,
-    move_slice,
-    slice_file,
-    stored,
-    tiny_config,
-    tiny_network,
-    write_dicom,
-    write_nifti,
-)
+from builders import PLANES, stored, tiny_config, tiny_network, write_dicom, write_nifti
+from failing_pacs import Between, standing_before
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, generate_uid
+from pydicom.uid import generate_uid
 from running_pacs import RunningPACS, running_orthanc
+from series_faults import BAD, GOOD, ORIGIN, SHAPE, SPACING, voxels
 from servers import APP, Server, python_module, serve
 
 from vqseg.store import ModelStore
@@ -45,214 +34,8 @@ pytestmark = pytest.mark.slow
 
 LABELS = {"tumour": 1, "lung": 2}  # not in alphabetical order
 NAMES = [{"name": name, "idx": value} for name, value in LABELS.items()]
-SHAPE, SPACING, ORIGIN = (14, 12, 8), (12.0, 11.0, 15.0), (-80.0, -60.0, 40.0)
 # For so long the PACS may be silent: longer than /info/ waits for it.
 READ_SECONDS = 4
-
-
-# --- a PACS between the server and Orthanc, which fails on demand ---
-
-
-@dataclass
-class Between:
-    """Passes requests to `url` on to `behind`; those that match `where` meet the `fault`."""
-
-    behind: str
-    url: str = ""
-    fault: str = ""
-    where: str = ""
-    over: threading.Event = field(default_factory=threading.Event)
-    hung_up: threading.Event = field(default_factory=threading.Event)  # on a PACS that drips
-
-    def fail(self, fault: str, where: str = "") -> None:
-        self.fault, self.where = fault, where
-        self.over.clear()
-        self.hung_up.clear()
-
-    def work(self) -> None:
-        self.fault = ""
-        self.over.set()
-
-
-class Passing(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        between: Between = self.server.between
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = between.fault if re.search(between.where, f"{self.command} {self.path}") else ""
-        if fault == "silent":
-            between.over.wait(60)
-        if fault in ("silent", "gone"):
-            return
-        if fault == "login page":
-            self.reply(200, "text/html", b"<html><body>Please log in</body></html>")
-            return
-        if fault == "broken":
-            self.reply(500, "text/plain", b"out of memory")
-            return
-        passed = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
-        reply = requests.request(self.command, between.behind + self.path, data=body, headers=passed, timeout=30)
-        content = reply.content
-        if fault:
-            content = content[: len(content) // 2]
-        if fault == "one image less":
-            end = reply.content.rindex(b"\r\n--")
-            content = reply.content[: reply.content.rindex(b"\r\n--", 0, end)] + reply.content[end:]
-        if fault == "cut at the end":
-            content = reply.content[:-200]  # in the voxels of the last image
-        if fault == "cut short":
-            content = content[: content.rindex(b"\r\n--")]  # between two images
-        length = len(reply.content) if fault == "broken off" else None
-        self.reply(reply.status_code, reply.headers["Content-Type"], content, length)
-        if fault == "stalling":
-            self.wfile.flush()
-            between.over.wait(60)
-        if fault == "dripping":
-            self.drip(between, reply.content[len(content) :])
-
-    do_POST = do_GET  # noqa: N815
-
-    def reply(self, status: int, kind: str, content: bytes, length: int | None = None) -> None:
-        """Mostly without a length, as some servers do: an answer that breaks off ends like a whole one."""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def drip(self, between: Between, content: bytes) -> None:
-        """A byte now and then, which is never silent for long."""
-        try:
-            for byte in content:
-                if between.over.wait(0.1):
-                    return
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-        except OSError:
-            between.hung_up.set()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-# --- series, good and bad ---
-
-
-def voxels(seed: int = 0) -> NDArray[np.int16]:
-    """Noise with a bright ball in it, so that a mask of it is no constant."""
-    where = np.moveaxis(np.indices(SHAPE), 0, -1) - np.array(SHAPE) / 2
-    ball = 800 * (np.linalg.norm(where, axis=-1) < 4)
-    return (np.random.default_rng(seed).integers(-900, -100, SHAPE) + ball).astype(np.int16)
-
-
-def item(**attributes: Any) -> list[Dataset]:
-    made = Dataset()
-    for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return [made]
-
-
-def merge(
-    folder: Path,
-    order: Sequence[int],
-    storage: str = EnhancedCTImageStorage,
-    *,
-    in_each: bool = False,
-    slopes: Sequence[float] = (1.0,),
-) -> None:
-    """Make one enhanced multi-frame file of the single-frame files that `write_dicom` wrote, frames in some order.
-
-    What all frames share stands in the groups of each frame, or in the shared ones.
-    """
-    slices = [pydicom.dcmread(slice_file(folder, index)) for index in order]
-    made = pydicom.dcmread(slice_file(folder, 0))
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(made, keyword)
-    del made.RescaleSlope, made.RescaleIntercept
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = storage
-    made.Modality = "MR" if storage == EnhancedMRImageStorage else "CT"
-    made.NumberOfFrames, made.InstanceNumber = len(slices), 1
-    shared, each = Dataset(), [Dataset() for _ in slices]
-    for index, (groups, one) in enumerate(zip(each, slices, strict=True)):
-        groups.PlanePositionSequence = item(ImagePositionPatient=one.ImagePositionPatient)
-        owner = groups if in_each else shared
-        owner.PlaneOrientationSequence = item(ImageOrientationPatient=one.ImageOrientationPatient)
-        owner.PixelMeasuresSequence = item(PixelSpacing=one.PixelSpacing, SliceThickness=one.SliceThickness)
-        slope = slopes[index % len(slopes)]
-        owner.PixelValueTransformationSequence = item(RescaleSlope=slope, RescaleIntercept=0, RescaleType="US")
-    made.SharedFunctionalGroupsSequence, made.PerFrameFunctionalGroupsSequence = [shared], each
-    made.PixelData = b"".join(one.PixelData for one in slices)
-    for file in folder.iterdir():
-        file.unlink()
-    made.save_as(folder / "frames.dcm")
-
-
-def edit_all(folder: Path, **attributes: Any) -> None:
-    for file in folder.iterdir():
-        edit_dicom(file, **attributes)
-
-
-def tilt(folder: Path) -> None:
-    for index in range(SHAPE[2]):
-        move_slice(folder, index, (0, 3.0 * index, 0))
-
-
-def shrink(folder: Path, index: int) -> None:
-    columns, rows, _ = SHAPE
-    edit_dicom(slice_file(folder, index), Rows=rows - 2, PixelData=bytes(2 * columns * (rows - 2)))
-
-
-def divide(folder: Path) -> None:
-    """Two multi-frame files instead of one."""
-    merge(folder, range(SHAPE[2]))
-    second = pydicom.dcmread(folder / "frames.dcm")
-    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    second.save_as(folder / "more.dcm")
-
-
-def forget_places(folder: Path) -> None:
-    merge(folder, range(SHAPE[2]))
-    edit_dicom(folder / "frames.dcm", PerFrameFunctionalGroupsSequence=None, SharedFunctionalGroupsSequence=None)
-
-
-EVERY_SECOND_TWICE = [1 + index // 2 for index in range(SHAPE[2])]
-SCATTERED = [3, 1, 0, 2, 7, 5, 4, 6]
-GOOD = {
-    "plain": lambda folder: None,
-    "numbered twice": lambda folder: [
-        edit_dicom(slice_file(folder, index), InstanceNumber=number) for index, number in enumerate(EVERY_SECOND_TWICE)
-    ],
-    "enhanced CT": lambda folder: merge(folder, SCATTERED, in_each=True),
-    "enhanced MR": lambda folder: merge(folder, range(SHAPE[2])[::-1], EnhancedMRImageStorage),
-    "far": lambda folder: None,
-    "growing": lambda folder: [slice_file(folder, index).rename(folder.parent / f"late_{index}") for index in (6, 7)],
-    "vanishing": lambda folder: None,
-    "of nobody": lambda folder: edit_all(folder, PatientSex="X"),
-}
-BAD = {
-    "a slice is missing": (lambda folder: slice_file(folder, 3).unlink(), "15 mm apart, but 30 mm between instances"),
-    "a slice is smaller": (lambda folder: shrink(folder, 4), "differ in size: "),
-    "gantry tilt": (tilt, "degrees (gantry tilt)"),
-    "two slices at one place": (lambda folder: move_slice(folder, 4, (0, 0, -15)), "lie at the same place: instances"),
-    "a slice without a place": (
-        lambda folder: edit_dicom(slice_file(folder, 4), ImagePositionPatient=None),
-        "do not say where they lie",
-    ),
-    "a frame is missing": (
-        lambda folder: merge(folder, [0, 1, 2, 4, 5, 6, 7]),
-        "15 mm apart, but 30 mm between frames 3 and 4",
-    ),
-    "two frames at one place": (
-        lambda folder: merge(folder, [0, 1, 2, 3, 4, 4, 5, 6, 7]),
-        "lie at the same place: frames 5 and 6",
-    ),
-    "frames of two scales": (
-        lambda folder: merge(folder, range(SHAPE[2]), in_each=True, slopes=(1.0, 2.0)),
-        "differ in the scale of their values",
-    ),
-    "frames without places": (forget_places, "8 frames do not say where they lie"),
-    "two multi-frame files": (divide, "2 multi-frame files"),
-}
 
 
 @dataclass
@@ -284,15 +67,8 @@ def archive(orthanc: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def between(archive: Archive) -> Iterator[Between]:
-    between = Between(archive.url)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Passing) as listening:
-        listening.daemon_threads = True
-        listening.between = between
-        between.url = f"http://127.0.0.1:{listening.server_address[1]}/dicom-web"
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+    with standing_before(archive.url) as between:
         yield between
-        between.work()
-        listening.shutdown()
 
 
 @pytest.fixture(scope="module")
