@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from vqseg.errors import ConfigError, DataError, VQSegError
+from vqseg.monai_import import import_monai
 from vqseg.progress import image_bar, progress_report
 from vqseg.token_commands import token
 
@@ -36,6 +37,14 @@ class _Commands(click.Group):
             raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
 
 
+class _OnImages(click.Command):
+    """One that works with images, for which monai is needed."""
+
+    def invoke(self, context: click.Context) -> Any:
+        import_monai()
+        return super().invoke(context)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name=None, version=__import__("vqseg").__version__)
 def main() -> None:
@@ -45,7 +54,7 @@ def main() -> None:
 main.add_command(token)
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @click.option("--images", required=True, type=_FOLDER, help="images: NIfTI files or folders with a DICOM series")
 @click.option("--labels", required=True, type=_FOLDER, help="masks with the names of their images; some may be missing")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="the run's folder")
@@ -117,7 +126,7 @@ def train(
         click.echo(f"report in {out / REPORTS / result.report}")
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @click.option("--images", required=True, type=_FOLDER, help="images: NIfTI files or folders with a DICOM series")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="the run's folder")
 @click.option("--config", "source", help="preset or settings file")
@@ -147,7 +156,7 @@ def pretrain(
     click.echo(f"version {result.version.name} in {out / 'models'}; it segments nothing")
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @_MODEL
 @click.option("--images", required=True, type=_FOLDER, help="images to segment")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="folder for one mask per image")
@@ -186,7 +195,7 @@ def predict(model: Path, images: Path, out: Path, device: str) -> None:
     click.echo(f"{len(studies)} masks in {out}")
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @_MODEL
 @click.option("--images", required=True, type=_FOLDER, help="all images, those with a label as well")
 @click.option("--strategy", required=True, help="name of a strategy; a wrong one lists those there are")
@@ -226,7 +235,7 @@ def rank(
     click.echo(f"{ranking['scored']} studies scored by version {predictor.version}; ranking in {out}")
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @click.option("--images", required=True, type=_FOLDER, help="images of the pool")
 @click.option("--labels", required=True, type=_FOLDER, help="masks of all images")
 @click.option("--out", required=True, type=_NEW_FOLDER, help="folder for the results; what is in it is not made again")
@@ -299,7 +308,7 @@ def simulate(
     click.echo(f"area under Dice over {rounds} rounds; all of it in {out / TABLE_FILE}")
 
 
-@main.command()
+@main.command(cls=_OnImages)
 @click.option("--predictions", required=True, type=_FOLDER, help="masks to score")
 @click.option("--labels", required=True, type=_FOLDER, help="reference masks with the names of the predictions")
 @click.option("--out", required=True, type=_FILE, help="JSON file for the scores")

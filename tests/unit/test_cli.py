@@ -365,6 +365,20 @@ def test_program_prints_no_stack_trace_and_its_version(tmp_path: Path) -> None:
     assert not (tmp_path / "x.json").exists()
 
 
+def test_commands_start_without_what_monai_alone_would_import() -> None:
+    code = """
+import sys
+from vqseg.monai_import import import_monai
+import_monai()
+from vqseg import metrics
+from vqseg.training import run
+assert not {"ignite", "mlflow", "transformers"} & set(sys.modules), "imported, or hidden from who asks later"
+import ignite
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
