@@ -17,6 +17,7 @@ import pytest
 import torch
 from builders import LABELS, tiny_config, write_studies
 from click.testing import CliRunner
+from servers import LEAN
 
 from vqseg.active.strategies import make_strategy
 from vqseg.cli import main
@@ -40,6 +41,11 @@ SETTINGS = [
     "--set=active.draws=2",
 ]
 ARMS = ["uniform", "codebook_rarity", "perturbation", "k_means:codebook_rarity", "oracle"]
+
+
+@pytest.fixture(autouse=True)
+def _processes_start_lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(LEAN))
 
 
 @pytest.fixture(scope="module")

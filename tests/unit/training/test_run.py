@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from servers import LEAN
 
 import vqseg
 from vqseg.config import load_config
@@ -203,7 +204,7 @@ FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 
 
 
 def start(folder: Path, run: Path, settings: dict, first: str = "") -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": f"{LEAN}{os.pathsep}{Path(vqseg.__file__).parents[1]}"}
     command = [sys.executable, "-c", f"{first}\n{CHILD}", str(folder), str(run), json.dumps(settings)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
 
