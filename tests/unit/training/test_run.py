@@ -54,7 +54,7 @@ class StopError(Exception):
     pass
 
 
-def train_until(steps: int, monkeypatch, studies, run: Path, settings=SETTINGS, method="vqseg") -> None:
+def train_until(steps: int, monkeypatch, studies, run: Path, settings=SETTINGS, method="vqseg", resume=False) -> None:
     """Let a training die right after its step number `steps`, as a killed process would."""
     original = run_module._Run._after_step
 
@@ -66,7 +66,7 @@ def train_until(steps: int, monkeypatch, studies, run: Path, settings=SETTINGS, 
     with monkeypatch.context() as patch:
         patch.setattr(run_module._Run, "_after_step", after_step)
         with pytest.raises(StopError):
-            train(studies, run, load_config(None, settings), method=method)
+            train(studies, run, load_config(None, settings), method=method, resume=resume)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -217,31 +217,30 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def test_sigkill_leaves_a_model_and_a_checkpoint_and_a_second_process_is_refused(folder, tmp_path):
+def test_sigkill_leaves_a_model_and_a_checkpoint_and_a_second_process_is_refused(folder, tmp_path, monkeypatch):
     settings = SETTINGS | {"train.steps": 3000, "train.checkpoint_every": 1, "train.validate_every": 1}
-    steps = []
-    for _ in range(2):
-        process = start(folder, tmp_path, settings)
-        wait_for_step(tmp_path, (steps[-1] if steps else 0) + 3, process)
-        if not steps:
-            with pytest.raises(TrainingError, match=f"process {process.pid}"):
-                train(find_studies(folder, folder / "labels" / "final"), tmp_path, load_config(None, settings))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert read_status(tmp_path)["state"] == "interrupted"
-        steps.append(load_checkpoint(tmp_path / "checkpoints").step)
-        assert Predictor.load(tmp_path).labels == LABELS
-    assert steps[1] > steps[0] >= 3
-
-
-def test_a_full_disk_ends_a_training_in_words_and_leaves_model_and_checkpoint(folder, tmp_path):
-    settings = SETTINGS | {"train.steps": 10**6, "train.checkpoint_every": 1, "train.validate_every": 1}
-    process = start(folder, tmp_path, settings | {"model.channels": [16, 32]})
+    studies = find_studies(folder, folder / "labels" / "final")
+    process = start(folder, tmp_path, settings)
     wait_for_step(tmp_path, 3, process)
-    process.kill()
+    with pytest.raises(TrainingError, match=f"process {process.pid}"):
+        train(studies, tmp_path, load_config(None, settings))
+    process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert read_status(tmp_path)["state"] == "interrupted"
+    step = load_checkpoint(tmp_path / "checkpoints").step
+    assert step >= 3
+    assert Predictor.load(tmp_path).labels == LABELS
+    train_until(step + 2, monkeypatch, studies, tmp_path, settings, resume=True)
+    assert load_checkpoint(tmp_path / "checkpoints").step > step
+    assert Predictor.load(tmp_path).labels == LABELS
+
+
+def test_a_full_disk_ends_a_training_in_words_and_leaves_model_and_checkpoint(folder, tmp_path, monkeypatch):
+    settings = SETTINGS | {"train.steps": 10**6, "train.checkpoint_every": 1, "train.validate_every": 1}
+    settings |= {"model.channels": [16, 32]}
+    train_until(3, monkeypatch, find_studies(folder, folder / "labels" / "final"), tmp_path, settings)
     live, before = ModelStore(tmp_path / "models").live(), load_checkpoint(tmp_path / "checkpoints").step
-    process = start(folder, tmp_path, settings | {"model.channels": [16, 32]}, FULL_DISK)
+    process = start(folder, tmp_path, settings, FULL_DISK)
     assert "TrainingError" in process.communicate(timeout=120)[1]
     status = read_status(tmp_path)
     assert status["state"] == "failed"
