@@ -16,7 +16,7 @@ import pytest
 from answers import read_nrrd, voxel_counts
 from builders import edit_dicom, real_data, write_dicom, write_identified
 from numpy.typing import NDArray
-from ohif import SECONDS, SHOWN_SERIES, Mask, Viewer, assert_card_says_why
+from ohif import SECONDS, SHOWN_SERIES, WINDOW, Mask, Viewer, assert_card_says_why
 from playwright.sync_api import Route, expect
 from pydicom.uid import generate_uid
 from running_pacs import RunningPACS, running_orthanc
@@ -114,7 +114,7 @@ def untrained(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def page(chromium: Any) -> Iterator[Any]:
-    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    context = chromium.new_context(viewport=WINDOW)
     yield context.new_page()
     context.close()
 
@@ -122,7 +122,7 @@ def page(chromium: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def server(untrained: Server, archive: Archive, chromium: Any) -> Server:
     """Trained by the button in the viewer, which shows how far it is and then offers the model, without a reload."""
-    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    context = chromium.new_context(viewport=WINDOW)
     viewer = Viewer(context.new_page(), untrained.url)
     viewer.open(archive.studies["axial"])
     expect(viewer.page.locator("button[title='Run Segmentation']")).to_be_disabled()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import requests
-from ohif import Viewer
+from ohif import WINDOW, Viewer
 from playwright.sync_api import Error
 from running_pacs import RunningPACS
 from servers import APP, TINY, Server, python_module, serve
@@ -42,15 +42,14 @@ def server(
 def test_an_annotator_draws_and_submits_with_what_the_browser_asked_for(
     server: Server, pacs: RunningPACS, token: str, chromium: Any
 ) -> None:
-    window = {"width": 1600, "height": 1000}
     with pytest.raises(Error, match="INVALID_AUTH_CREDENTIALS"):  # a person would be asked now
-        chromium.new_context(viewport=window).new_page().goto(f"{server.url}/ohif/")
+        chromium.new_context(viewport=WINDOW).new_page().goto(f"{server.url}/ohif/")
 
     series = pacs.series["phantom_0"]
     address = f"{pacs.dicomweb}/series"
     found = requests.get(address, params={"SeriesInstanceUID": series, "includefield": "0020000D"}, timeout=30).json()
     credentials = {"username": "anna", "password": token}
-    viewer = Viewer(chromium.new_context(viewport=window, http_credentials=credentials).new_page(), server.url)
+    viewer = Viewer(chromium.new_context(viewport=WINDOW, http_credentials=credentials).new_page(), server.url)
     viewer.open(found[0]["0020000D"]["Value"][0])
     viewer.hide_first_notice()
     assert viewer.brush("lung").of("lung").any()

@@ -31,6 +31,8 @@ _ARGUMENTS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+# Drawn without a graphics card, so every pixel takes its time.
+WINDOW = {"width": 1200, "height": 760}
 ARTEFACTS = Path(os.environ.get("VQSEG_ARTEFACTS", ROOT / "artefacts"))
 SECONDS = 1000.0
 _MASK = """() => {
