@@ -31,7 +31,6 @@ __all__ = [
 # Below this rate of acceptance further rounds of proposals cost more than computing the whole kernel.
 _LEAST_ACCEPTANCE = 0.01
 _WEIGHTS_AT_A_TIME = 2**24
-_BLOCK = 128
 _CALIBRATION_CODES = 256
 
 
@@ -199,13 +198,15 @@ def _invert(codes: Tensor, codebook: Tensor, temperature: float, generator: torc
 def _inverse_transform(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:
     """Column drawn from `weights[row]` for each of `rows` (T,), from `uniform` (T,) in [0, 1).
 
-    In two levels, block then column: only the sums of blocks are accumulated over the whole row, in float64.
+    In two levels, block then column, each of about the square root of the columns: only the sums of blocks are
+    accumulated over the whole row, in float64, and for each of `rows` no more than both levels together.
     """
     columns = weights.shape[1]
-    blocks = -(-columns // _BLOCK)
-    if columns % _BLOCK:
-        weights = nn.functional.pad(weights, (0, blocks * _BLOCK - columns))
-    padded = weights.view(-1, blocks, _BLOCK)
+    width = 1 << (columns.bit_length() // 2)
+    blocks = -(-columns // width)
+    if columns % width:
+        weights = nn.functional.pad(weights, (0, blocks * width - columns))
+    padded = weights.view(-1, blocks, width)
     block_cdf = padded.sum(2, dtype=torch.float64).cumsum(1)[rows]
     target = uniform[:, None] * block_cdf[:, -1:]
     block = torch.searchsorted(block_cdf, target, right=True).clamp_(max=blocks - 1)
@@ -214,4 +215,4 @@ def _inverse_transform(weights: Tensor, rows: Tensor, uniform: Tensor) -> Tensor
     within = torch.searchsorted(
         column_cdf, torch.minimum(target - before, column_cdf[:, -1:] * (1 - 1e-12)), right=True
     )
-    return (block * _BLOCK + within).squeeze(1).clamp_(max=columns - 1)
+    return (block * width + within).squeeze(1).clamp_(max=columns - 1)
