@@ -26,8 +26,8 @@ VALIDATIONS = 5
 CONF = {
     **TINY,
     # Long enough to be looked at some dozen times on a fast machine.
-    "train.steps": "400",
-    "train.validate_every": "80",
+    "train.steps": "300",
+    "train.validate_every": "60",
     "train.labelled_batch": "2",
     "train.unlabelled_batch": "2",
     "model.channels": "[8,16]",
