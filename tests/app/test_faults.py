@@ -11,7 +11,7 @@ from servers import ROOT
 
 @pytest.mark.slow
 def test_faults_lose_nothing() -> None:
-    command = [sys.executable, ROOT / "scripts" / "benchmark_faults", "--kills", "1", "--server-kills", "1"]
+    command = [sys.executable, ROOT / "scripts" / "benchmark_faults", "--kills", "2", "--server-kills", "1"]
     made = subprocess.run([*command, "--flips", "10"], capture_output=True, encoding="utf-8", check=False)
     assert made.returncode == 0, made.stdout
     assert "SIGKILL of a server while labels arrive | 1 | 0 |" in made.stdout

@@ -348,13 +348,16 @@ def test_model_that_is_none_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_program_prints_no_stack_trace_and_its_version(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
+def environment() -> dict[str, str]:
+    """For a process that runs this code, wherever else it is installed from."""
+    return {**os.environ, "PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
 
+
+def test_program_prints_no_stack_trace_and_its_version(tmp_path: Path) -> None:
     def program(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vqseg", *arguments]
         return subprocess.run(
-            command, capture_output=True, encoding="utf-8", env=environment, cwd=tmp_path, check=False
+            command, capture_output=True, encoding="utf-8", env=environment(), cwd=tmp_path, check=False
         )
 
     assert vqseg.__version__ in program("--version").stdout
@@ -375,8 +378,7 @@ from vqseg.training import run
 assert not {"ignite", "mlflow", "transformers"} & set(sys.modules), "imported, or hidden from who asks later"
 import ignite
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(vqseg.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
