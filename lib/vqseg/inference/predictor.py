@@ -95,6 +95,7 @@ class Predictor:
         draws: int = 0,
         generator: torch.Generator | None = None,
         codebook: Tensor | None = None,
+        image: NDArray[np.float32] | None = None,
         go_on: Callable[[], None] = lambda: None,
     ) -> Prediction:
         """Segment a volume; the mask has exactly the volume's own voxels.
@@ -108,7 +109,8 @@ class Predictor:
                 f"model version {self.version} was trained on images alone; train one with labels to segment"
             )
         begin = time.perf_counter()
-        image = prepare_volume(volume, self.config.data)
+        if image is None:
+            image = prepare_volume(volume, self.config.data)
         prepared = time.perf_counter()
         inspected = self._inspect(image, draws, generator, codebook, go_on)
         inferred = time.perf_counter()
@@ -139,14 +141,18 @@ class Predictor:
         generator: torch.Generator | None = None,
         codebook: Tensor | None = None,
         *,
+        image: NDArray[np.float32] | None = None,
         go_on: Callable[[], None] = lambda: None,
     ) -> StudySignals:
         """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
 
         The same volume has the same signals, unless a `generator` of the draws is given. With another `codebook`
-        (K, D) its codes are counted, and nothing else changes. What `go_on` raises ends it, as in `predict`.
+        (K, D) its codes are counted, and nothing else changes. `image` is what `prepare_volume` makes of the volume,
+        for those who look at it again and again. What `go_on` raises ends it, as in `predict`.
         """
-        found = self._inspect(prepare_volume(volume, self.config.data), draws, generator, codebook, go_on)
+        if image is None:
+            image = prepare_volume(volume, self.config.data)
+        found = self._inspect(image, draws, generator, codebook, go_on)
         if not self.segments:
             return summarize_image(found.tally, len(self.labels))
         return summarize(found.tally, found.probability, found.disagreement)

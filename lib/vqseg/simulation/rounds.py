@@ -115,7 +115,7 @@ class Learner:
         predictor = Predictor(network, config, self.device, segments=bool(ids))
         scores = {}
         for case in self.validation.values() if ids else ():
-            mask = predictor.predict(case.volume).mask
+            mask = predictor.predict(case.volume, image=case.image).mask
             scores[case.id] = score_volume(mask, case.mask, predictor.labels, case.volume.spacing)
         scored = time.perf_counter()
         signals, quality = {}, {}
@@ -124,10 +124,15 @@ class Learner:
             for case in self.pool.values():
                 draw = torch_generator(seed, "signals", case.id)
                 if not ids:
-                    signals[case.id] = predictor.signals(case.volume, look.draws, draw, codebook)
+                    signals[case.id] = predictor.signals(case.volume, look.draws, draw, codebook, image=case.image)
                     continue
                 prediction = predictor.predict(
-                    case.volume, with_signals=True, draws=look.draws, generator=draw, codebook=codebook
+                    case.volume,
+                    with_signals=True,
+                    draws=look.draws,
+                    generator=draw,
+                    codebook=codebook,
+                    image=case.image,
                 )
                 assert prediction.signals is not None
                 signals[case.id] = prediction.signals

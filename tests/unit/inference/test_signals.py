@@ -185,3 +185,16 @@ def test_a_prediction_gives_the_signals_of_its_own_pass_when_asked(overrides: di
     found = predictor.predict(study(), with_signals=True).signals
     assert found is not None
     assert_equal(found, predictor.signals(study()))
+
+
+@quantized
+def test_an_image_prepared_before_takes_the_place_of_the_volume(overrides: dict[str, Any]) -> None:
+    predictor, affine = predictor_of(overrides), np.diag([3.0, 2.5, 2, 1])
+    volume = make_volume(study().array, affine)
+    image = prepare_volume(volume, predictor.config.data)
+    expected = predictor.predict(volume, with_signals=True)
+    assert expected.signals is not None
+    np.testing.assert_array_equal(predictor.predict(volume, image=image).mask, expected.mask)
+    assert_equal(predictor.signals(volume, image=image), expected.signals)
+    assert (predictor.predict(volume, image=-image).mask != expected.mask).any()
+    assert (predictor.signals(volume, image=-image).features != expected.signals.features).any()
