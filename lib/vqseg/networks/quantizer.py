@@ -86,7 +86,9 @@ def nearest_codes(tokens: Tensor, codebook: Tensor) -> Tensor:
         extended = torch.cat([codebook, codebook.square().sum(1, keepdim=True) / -2], 1).float()
         tokens = functional.pad(tokens.float(), (0, 1), value=1.0)
         rows = max(1, _SCORES_AT_A_TIME.get(tokens.device.type, _SCORES_ELSEWHERE) // len(codebook))
-        parts = [_argmax(chunk @ extended.T) for chunk in tokens.split(rows)]
+        # One piece of memory for all chunks: fresh pages for each of them take as long as the product itself.
+        scores = tokens.new_empty(min(rows, len(tokens)), len(codebook))
+        parts = [_argmax(torch.mm(chunk, extended.T, out=scores[: len(chunk)])) for chunk in tokens.split(rows)]
     return torch.cat(parts)
 
 

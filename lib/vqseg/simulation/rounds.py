@@ -35,6 +35,8 @@ __all__ = ["Learner", "Look", "Round"]
 
 # Raised whenever a change of the code makes other models or signals of the same settings, or keeps rounds otherwise.
 _CODE = 3
+# Raised whenever a change of the code rounds otherwise: such models are as good, but not those of the same step.
+_ROUNDING = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Learner:
         self.identity = _hash([settings, method, studies, _CODE])
         # Other arithmetic makes other models, which must not be compared with these; sums depend on the threads, too.
         threads = torch.get_num_threads() if device.type == "cpu" else 0
-        self._arithmetic = [device.type, has_fast_bfloat16(device), threads, torch.__version__]
+        self._arithmetic = [device.type, has_fast_bfloat16(device), threads, torch.__version__, _ROUNDING]
 
     def round(self, labelled: Iterable[str], seed: int, look: Look | None = None) -> Round:
         """The round of a labelled set; with a `look` at the pool, without one nothing but the scores."""
