@@ -65,7 +65,7 @@ from monailabel.utils.async_tasks.utils import processes
 
 import vqseg
 from vqseg.active.batches import StochasticBatches
-from vqseg.active.strategies import make_strategy
+from vqseg.active.strategies import REVIEWS, make_strategy
 from vqseg.config import Config
 from vqseg.devices import choose_device
 from vqseg.errors import DataError, VQSegError
@@ -115,6 +115,8 @@ class VQSegApp(MONAILabelApp):
         self.memory = MemoryGuard(self.options.infer_memory_gib)
         self.selector = Selector(config.active, self.live, self.cold_start, self.cache, self.memory)
         self.reservations = Reservations(60 * config.active.reserve_minutes)
+        # Of their own, so that a look at a label gives up no study that is being labelled.
+        self.reviews = Reservations(60 * config.active.reserve_minutes)
         self.proposals = Proposals(None if is_child() else self.run / "proposals.jsonl")
         self.model_versions = ModelVersions(self.live, Checksums(self.scoring_folder / "checksums"))
         self.metrics = Metrics(ServerState(self.run, self.live, self.datastore))
@@ -160,8 +162,9 @@ class VQSegApp(MONAILabelApp):
     def init_strategies(self) -> dict[str, Strategy]:
         # OHIF always asks for `random`, whatever its user chose.
         names = {"random": self.active.strategy, **{name: name for name in SERVED}}
+        parts, seconds = (self.selector, self.live, self.memory), self.options.score_seconds
         return {
-            shown: NextStudy(name, self.selector, self.live, self.memory, self.reservations, self.options.score_seconds)
+            shown: NextStudy(name, *parts, self.reviews if name in REVIEWS else self.reservations, seconds)
             for shown, name in names.items()
         }
 

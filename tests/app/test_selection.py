@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from workplaces import RAMP, Workplace, noise
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
@@ -209,6 +210,29 @@ def test_the_label_that_differs_most_from_the_model_is_reviewed(place: Any) -> N
     place.label("differs", own)  # corrected
     place.score()
     assert [study["score"] for study in place.page("disagreement")["studies"]] == [0.0, 0.0]
+
+
+def test_a_review_gives_up_no_study_that_is_being_labelled(five: Any) -> None:
+    held = five.next("codebook_rarity", "ada")["id"]
+    assert five.next("disagreement", "ada")["id"] in ("known", "other")
+    assert five.next("codebook_rarity", "bob")["id"] != held
+    assert five.next("codebook_rarity", "ada")["id"] == held
+
+
+def test_a_client_keeps_its_study_while_a_new_version_has_not_seen_it(five: Any) -> None:
+    held = five.next("codebook_entropy", "ada")["id"]
+    five.publish(seed=1)
+    others = five.selector.select("codebook_entropy", five.datastore, np.random.default_rng(0), seconds=0)
+    assert (others.strategy, others.scored) == ("uniform", frozenset())
+    for study in sorted({"a", "b", "c"} - {held}):
+        image = five.datastore.get_image_uri(study)
+        signals, model = five.live.signals(read_image(Path(image)), 0, torch.Generator())
+        five.cache.keep_signals(model, five.cache.checksums.of(Path(image)), signals)
+    reply = five.next("codebook_entropy", "ada", seconds=0)
+    assert (reply["id"], reply["rank"], reply["score"], reply["parts"]) == (held, None, None, {})
+    assert (reply["scored"], reply["missing"], reply["model_version"]) == (2, 1, "0002")
+    assert "you hold it already" in reply["reason"]
+    assert five.next("codebook_entropy", "bob", seconds=0)["id"] != held
 
 
 def test_a_label_that_does_not_fit_is_left_out_of_the_review(five: Any) -> None:

@@ -34,9 +34,28 @@ def test_a_client_holds_one_study_and_gets_it_again(app_module: Any) -> None:
     assert held.of_others("two") == {"c"}
 
 
+def test_a_client_keeps_its_study_where_others_alone_are_ranked(app_module: Any) -> None:
+    held = app_module("reservations").Reservations(60, lambda: 0.0)
+    assert held.take_first(["a", "b", "c"], "one") == "a"
+    assert held.take_first(["b", "c"], "one", keep={"a", "b", "c"}) == "a"
+    assert held.take_first(["b", "c"], "two", keep={"a", "b", "c"}) == "b"
+    assert held.take_first(["c"], "one", keep={"b", "c"}) == "c", "its own is no longer open"
+    assert held.take_first([], "one", keep={"c"}) == "c"
+
+
 def test_no_time_means_no_reservation(app_module: Any) -> None:
     held = app_module("reservations").Reservations(0, lambda: 0.0)
     assert [held.take_first(["a"], client) for client in ("one", "two")] == ["a", "a"]
+
+
+def test_the_order_of_the_ids_says_nothing_of_the_fair_order(app_module: Any) -> None:
+    in_fair_order = app_module("gathering").in_fair_order
+    studies = [f"case_{number:03}" for number in range(200)]
+    fair = in_fair_order(studies)
+    assert fair == in_fair_order(reversed(studies))
+    assert sorted(fair) == studies
+    # Of the first fifty, about as many come from either half as a fair coin would give.
+    assert 12 < sum(study < "case_100" for study in fair[:50]) < 38
 
 
 CONTENT, OTHER = (f"{digit}" * 64 for digit in "12")

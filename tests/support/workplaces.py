@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from vqseg.active.strategies import REVIEWS
 from vqseg.config import Active, load_config
 from vqseg.networks.build import build_network
 from vqseg.store import ModelStore
@@ -44,6 +45,7 @@ class Workplace:
         parts = self.live, self.cold_start, self.cache, self.memory
         self.selector = app_module("selection").Selector(self.settings, *parts)
         self.reservations = app_module("reservations").Reservations(60)
+        self.reviews = app_module("reservations").Reservations(60)
 
     def add(self, **studies: Any) -> None:
         """Images of these voxels, as clients upload them."""
@@ -70,7 +72,7 @@ class Workplace:
         ModelStore(self.run / "models").publish(network, {"config": config.model_dump(mode="json")})
 
     def next(self, name: str, client: str = "reader", seconds: float = 60.0) -> dict[str, Any]:
-        parts = self.selector, self.live, self.memory, self.reservations
+        parts = self.selector, self.live, self.memory, self.reviews if name in REVIEWS else self.reservations
         strategy = self.module("strategies").NextStudy(name, *parts, seconds)
         return strategy({"client_id": client}, self.datastore)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -36,14 +37,22 @@ class Gathered(Generic[T]):
     left_out: dict[str, str] = field(default_factory=dict)
 
     def of(self, studies: Iterable[str]) -> Gathered[T]:
-        """What of this is about these studies."""
-        chosen = set(studies)
+        """What of this is about these studies, in their order."""
+        studies, missing = list(studies), set(self.missing)
         return Gathered(
             self.version,
-            {study: value for study, value in self.found.items() if study in chosen},
-            [study for study in self.missing if study in chosen],
-            {study: why for study, why in self.left_out.items() if study in chosen},
+            {study: self.found[study] for study in studies if study in self.found},
+            [study for study in studies if study in missing],
+            {study: self.left_out[study] for study in studies if study in self.left_out},
         )
+
+
+def in_fair_order(studies: Iterable[str]) -> list[str]:
+    """Studies in an order that has nothing to do with their ids, and is always the same.
+
+    Until all are looked at, those that are known compete alone. By id these would be one hospital's, or the oldest.
+    """
+    return sorted(studies, key=lambda study: hashlib.sha256(study.encode()).digest())
 
 
 def gather(

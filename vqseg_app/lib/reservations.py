@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 
 class Reservations:
@@ -21,16 +21,15 @@ class Reservations:
         with self._lock:
             return self._of_others(client)
 
-    def take_first(self, ranked: Sequence[str], client: str) -> str | None:
-        """Reserve the client's own study while it is among these, else the first that no other client holds.
-
-        None when all are held.
+    def take_first(self, ranked: Sequence[str], client: str, *, keep: Collection[str] = ()) -> str | None:
+        """Reserve the client's own study while it is among these or those to `keep`, else the first that no other
+        client holds. None when all are held.
         """
         with self._lock:
             others = self._of_others(client)
             own = [study for study in self._held if study not in others]
             free = [study for study in ranked if study not in others]
-            chosen = next((study for study in own if study in free), free[0] if free else None)
+            chosen = next((study for study in own if study in free or study in keep), free[0] if free else None)
             if chosen is not None:
                 for study in own:
                     del self._held[study]

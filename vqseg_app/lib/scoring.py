@@ -10,12 +10,13 @@ from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
+from vqseg.active.sparse_signals import SparseSignals
 from vqseg.config import Active
 from vqseg.store import ModelVersion
 
 from .cold_start import ColdStart
-from .gathering import Gathered, gather
-from .live_model import identity_of
+from .gathering import Gathered, gather, in_fair_order
+from .live_model import LiveModel, identity_of
 from .memory_guard import MemoryGuard
 from .process import give_way, stop_without_server
 from .score_cache import ScoreCache
@@ -61,22 +62,30 @@ class VQSegScoring(ScoringMethod):
             self._cold_start.learn(datastore, stop_without_server)
         while True:
             model = self._cold_start.comparing()
-            labelled = sorted(datastore.get_labeled_images())
-            # Most strategies compare with the labelled studies, so these come first.
-            studies = [*labelled, *sorted(datastore.get_unlabeled_images())]
-
-            def told(version: ModelVersion, done: int, total: int = len(studies)) -> None:
-                stop_without_server()
-                progress.tell(version, done, total)
-
-            signals = SignalsOfImages(datastore, model, self._cache, self._memory, draws)
-            scored = gather(studies, signals, model, told=told)
-            reviewed = labelled if scored.version.segments else []
-            differing = gather(reviewed, DiceOfLabels(datastore, model, self._cache, self._memory), model)
-            progress.finish(scored.version, len(studies), scored.left_out, differing.left_out)
+            scored = self._look_at_all(model, datastore, draws, progress)
             is_live = self._cold_start.comparing().identity() == identity_of(scored.version)
-            if is_live and set(datastore.list_images()) <= set(studies):
+            if is_live and set(datastore.list_images()) <= {*scored.found, *scored.left_out}:
                 # Now that the live version has seen every study, nobody asks for what another says.
                 self._cache.forget_all_but(identity_of(scored.version))
                 forget_gone_images(datastore, self._cache)
                 return scored
+
+    def _look_at_all(
+        self, model: LiveModel, datastore: Datastore, draws: int, progress: ScoringProgress
+    ) -> Gathered[SparseSignals]:
+        """Score all studies, and compare the labels with the model once that is done."""
+        labelled = sorted(datastore.get_labeled_images())
+        # Most strategies compare with the labelled studies, so these come first.
+        studies = [*labelled, *in_fair_order(datastore.get_unlabeled_images())]
+
+        def told(version: ModelVersion, done: int) -> None:
+            stop_without_server()
+            progress.tell(version, done, len(studies))
+
+        signals = SignalsOfImages(datastore, model, self._cache, self._memory, draws)
+        scored = gather(studies, signals, model, told=told)
+        reviewed = labelled if scored.version.segments else []
+        labels = DiceOfLabels(datastore, model, self._cache, self._memory)
+        differing = gather(reviewed, labels, model, told=lambda version, _: told(version, len(studies)))
+        progress.finish(scored.version, len(studies), scored.left_out, differing.left_out)
+        return scored

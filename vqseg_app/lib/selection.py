@@ -16,7 +16,7 @@ from vqseg.active.strategy import Ranking
 from vqseg.config import Active
 
 from .cold_start import ColdStart
-from .gathering import Gathered, gather
+from .gathering import Gathered, gather, in_fair_order
 from .live_model import LiveModel
 from .memory_guard import MemoryGuard
 from .score_cache import ScoreCache
@@ -90,7 +90,7 @@ class Selector:
         compared = sorted({*labelled, *soon} - set(unusable)) if needs & _OF_LABELLED else []
         source = SignalsOfImages(datastore, model, self._cache, self._memory, draws_for(name, self._settings))
         # In one go, so that all are seen by one model; the labelled first, for without them every study looks new.
-        gathered = gather([*compared, *candidates], source, model, seconds)
+        gathered = gather([*compared, *in_fair_order(candidates)], source, model, seconds)
         known, seen = gathered.of(compared), replace(gathered.of(candidates), left_out=gathered.left_out)
         if known.missing:
             instead = by_chance(f"{len(known.missing)} labelled studies are not scored yet")
@@ -104,6 +104,7 @@ class Selector:
             known.found.values(),
             structures=tuple(gathered.version.config.data.labels),
             progress=len(labelled) / (len(labelled) + len(unlabelled)),
+            taken=len(labelled) + len(soon),
             needs=needs,
             replacement_codes=model.predictor().replacement_codes if "disagreement" in needs else float("nan"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES
+from vqseg.active.strategy import Ranked
 from vqseg.data.reading import read_image
 from vqseg.errors import ConfigError
 
@@ -20,7 +22,7 @@ from .live_model import LiveModel
 from .memory_guard import MemoryGuard
 from .pacs import PACSAwayError
 from .reservations import Reservations
-from .selection import Selector, left_out_in_words
+from .selection import Selection, Selector, left_out_in_words
 
 logger = logging.getLogger(__name__)
 ANONYMOUS = "anonymous"
@@ -60,17 +62,18 @@ class NextStudy(Strategy):
         # Somebody may have labelled or removed one meanwhile, without having asked for it.
         still = set(datastore.get_labeled_images() if review else datastore.get_unlabeled_images())
         remaining, unusable = [image for image in ranked if image in still], {}
-        while (chosen := self._reservations.take_first(remaining, client)) is not None:
+        # A client that is at work on a study keeps it, also while a version that has just come has not seen it.
+        while (chosen := self._reservations.take_first(remaining, client, keep=still)) is not None:
             if chosen in selection.scored or not (fault := self._fault(datastore, chosen)):
                 break
             unusable[chosen] = fault
-            remaining.remove(chosen)
+            still.discard(chosen)
+            remaining = [image for image in remaining if image in still]
         if chosen is None:
             return {}
-        place = ranked.index(chosen)
         note = "; ".join(filter(None, [selection.note, left_out_in_words(unusable) if unusable else ""]))
         return {
-            **selection.ranking[place].as_values(place + 1),
+            **_reply(selection, chosen),
             "strategy_used": selection.strategy,
             "scored": len(selection.scored),
             "labelled" if review else "unlabelled": len(selection.candidates),
@@ -91,6 +94,15 @@ class NextStudy(Strategy):
             logger.warning("not handed out: %s", error)
             return reason_of(error)
         return ""
+
+
+def _reply(selection: Selection, chosen: str) -> dict[str, Any]:
+    """Place and reason of a study; without a place where its client held it already and it was not ranked."""
+    ranked = selection.ranking.ids
+    if chosen not in ranked:
+        return Ranked(chosen, math.nan, "you hold it already; the live model has not looked at it yet").as_values(None)
+    place = ranked.index(chosen)
+    return selection.ranking[place].as_values(place + 1)
 
 
 def default_strategy(name: str) -> str:

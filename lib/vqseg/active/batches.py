@@ -15,7 +15,8 @@ __all__ = ["StochasticBatches"]
 class StochasticBatches(Strategy):
     """The best of several random batches, by the mean score of its studies (Gaillochet et al., arXiv 2301.07670).
 
-    The scores are those of `base`, before any pick.
+    The scores are those of `base`, before any pick. A batch has `active.batch` studies, also where fewer are asked for:
+    the best of a hundred batches of one would be nearly the best study of all, and no longer drawn.
     """
 
     name = "stochastic_batches"
@@ -30,8 +31,9 @@ class StochasticBatches(Strategy):
         return self._base.scorer(pool, generator)
 
     def rank(self, pool: Pool, generator: np.random.Generator, picks: int = 1) -> Ranking:
-        """The batch of `picks` first, its best study first, then the others; ties as ever."""
-        size = min(picks, len(pool.ids))
+        """The batch first, its best study first, then the others; ties as ever. Where fewer are asked for than it has,
+        its studies are in the order in which they were drawn."""
+        size = min(max(picks, self.settings.batch), len(pool.ids))
         if not size:
             return super().rank(pool, generator, 0)
         scorer = self.scorer(pool, generator)
@@ -41,6 +43,7 @@ class StochasticBatches(Strategy):
         worth = np.where(known, scores, 2 * scores[known].min(initial=0.0))
         batches = [generator.choice(len(worth), size, replace=False) for _ in range(self.settings.batches)]
         best = max(batches, key=lambda batch: float(worth[batch].mean()))
-        chosen = np.isin(np.arange(len(worth)), best)
-        order = np.lexsort((-worth, ~chosen))
-        return Ranking(pool, scorer, order.tolist(), nan_last(scores), [])
+        by_worth = np.argsort(-worth, kind="stable")
+        chosen = np.isin(by_worth, best)
+        batch = by_worth[chosen] if size <= picks else best
+        return Ranking(pool, scorer, [*batch.tolist(), *by_worth[~chosen].tolist()], nan_last(scores), [])

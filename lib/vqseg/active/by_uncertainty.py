@@ -108,7 +108,8 @@ class _ClaSPPEScorer(_PowerScorer):
         # A study that holds none of the structure comes behind all that may, and not last of all.
         self._by_structure = [np.where(np.isneginf(column), self.noised - _BEHIND, column) for column in noised]
         self._turns = generator.permutation(len(self._by_structure))
-        self._taken = 0
+        # Where studies are asked for one by one, the turns go on from one request to the next.
+        self._taken = pool.taken % _PICKS_IN_A_ROW
 
     def scores(self) -> Floats:
         return self.noised if self._turn is None else self._by_structure[self._turn]

@@ -31,8 +31,9 @@ class Pool:
     nats, nan where a study may hold none of it; `class_entropy` (S, L + 1) what each class has of the mean entropy,
     background first; `foreground` (S, L) voxels; `features` (S, F) weighted by predicted foreground, and those of the
     labelled studies (N, F). `structures` names the L columns; `progress` is the share 0..1 of the labelling that is
-    done. `rarefied_entropy` (S,) is that at `rarefied_tokens` tokens, 0 where it is not worked out yet. `label_dice`
-    (S, L) compares the masks of labelled studies with the model's, nan where neither holds a structure.
+    done, and `taken` the number of studies that were taken before. `rarefied_entropy` (S,) is that at `rarefied_tokens`
+    tokens, 0 where it is not worked out yet. `label_dice` (S, L) compares the masks of labelled studies with the
+    model's, nan where neither holds a structure.
     `replacement_codes` is the effective number of codes that replaced one when `disagreement` was drawn.
     Draws follow the order of the ids, and the first of equal scores has the lowest id.
     """
@@ -53,6 +54,7 @@ class Pool:
     label_dice: Floats | None = None
     replacement_codes: float = float("nan")
     class_entropy: Floats | None = None
+    taken: int = 0
 
     def __post_init__(self) -> None:
         assert list(self.ids) == sorted(set(self.ids)), "ids must be sorted and differ"
@@ -68,6 +70,7 @@ class Pool:
         *,
         structures: Sequence[str],
         progress: float = 0.0,
+        taken: int = 0,
         needs: Collection[str] = _LARGE,
         replacement_codes: float = float("nan"),
     ) -> Pool:
@@ -99,6 +102,7 @@ class Pool:
             tokens.pop() if len(tokens) == 1 else 0,
             replacement_codes=replacement_codes,
             class_entropy=np.stack([s.class_entropy for s in signals]),
+            taken=taken,
         )
 
 

@@ -83,6 +83,10 @@ class SparseSignals:
             with np.load(file, allow_pickle=False) as stored:
                 found = {field.name: stored[field.name] for field in fields(cls)}
             numbers = {name: array.item() for name, array in found.items() if array.ndim == 0}
+            # nan is what others say of a study that may hold none of a structure.
+            for name in ("foreground_counts", "features", "foreground"):
+                if not np.isfinite(found[name]).all():
+                    raise ValueError(f"{name} is not finite")
             return cls(**(found | numbers))
         except Exception as error:  # there is no end to what numpy, zipfile and zlib raise for a damaged file
             raise ValueError(f"no signals of a study: {error}") from None

@@ -49,8 +49,8 @@ class Ranked:
     reason: str
     parts: tuple[Part, ...] = ()
 
-    def as_values(self, rank: int) -> dict[str, Any]:
-        """For JSON, with the place in its ranking; a score that is not known is none."""
+    def as_values(self, rank: int | None) -> dict[str, Any]:
+        """For JSON, with the place in its ranking, none where it has none; a score that is not known is none."""
         return {
             "rank": rank,
             "id": self.id,

@@ -72,6 +72,15 @@ def test_damaged_files_are_refused() -> None:
     assert refused > len(whole) / 7 / 2  # the others lie where zip archives say things twice
 
 
+@pytest.mark.parametrize("field", ["foreground_counts", "features", "foreground"])
+def test_numbers_that_no_study_has_are_refused(field: str) -> None:
+    one = SparseSignals.of(drawn(0))
+    values = getattr(one, field).copy()
+    values[1] = np.nan
+    with pytest.raises(ValueError, match=f"no signals of a study: {field} is not finite"):
+        SparseSignals.read(io.BytesIO(written(dataclasses.replace(one, **{field: values}))))
+
+
 @pytest.mark.parametrize("broken", [{"codebook_size": 3}, {"counts": np.zeros(1)}, {"entropy": np.zeros(5)}])
 def test_signals_that_contradict_themselves_are_refused(broken: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -279,6 +279,21 @@ def test_clasp_pe_takes_the_structures_in_turn_and_follows_its_schedule() -> Non
     assert {study[0] for study in order("predictive_entropy", late, picks=4)[:4]} == {"l"}
 
 
+def test_the_turns_of_clasp_pe_go_on_where_studies_are_asked_for_one_by_one() -> None:
+    studies = {f"s{n}": signals(entropy=(n / 10, n / 10)) for n in range(4)}
+
+    def reasons(taken: int) -> set[str]:
+        pool = Pool.of(studies, structures=STRUCTURES, taken=taken)
+        return {rank("clasp_pe", pool, seed=seed)[0].reason.split(";")[0].split(",")[0] for seed in range(20)}
+
+    for taken in range(9):
+        assert reasons(taken) == (
+            {"it is the turn of all structures together"}
+            if taken % 3 == 2
+            else {f"it is the turn of {structure}" for structure in STRUCTURES}
+        )
+
+
 def test_power_entropy_is_the_entropy_when_there_is_no_noise() -> None:
     """That of all voxels, of which the background is one part."""
     studies = {f"s{n}": signals(class_entropy=(n / 10, 0.3, 0.1)) for n in range(6)}
@@ -385,10 +400,25 @@ def test_the_best_of_many_batches_is_better_than_a_random_one() -> None:
     assert worth(50) > worth(1) + 0.2
 
 
+def test_one_study_at_a_time_is_the_best_of_a_batch_all_the_same() -> None:
+    studies = {f"s{n:02}": signals(entropy=(n / 40, n / 40)) for n in range(40)}
+    pool = Pool.of(studies, structures=STRUCTURES)
+    for seed in range(5):
+        one, three = ([study.id for study in rank("stochastic_batches", pool, picks, seed)] for picks in (1, 3))
+        assert (set(one[:3]), one[3:]) == (set(three[:3]), three[3:])
+        assert three[:3] == sorted(three[:3], reverse=True)
+
+    def firsts(batch: int) -> set[str]:
+        return {rank("stochastic_batches", pool, seed=seed, batch=batch)[0].id for seed in range(30)}
+
+    # The best of a hundred single ones is among the best six of forty in all but one case of ten million.
+    assert firsts(1) <= {f"s{n}" for n in range(34, 40)} < firsts(3) | {f"s{n}" for n in range(34, 40)}
+
+
 @pytest.mark.parametrize("base", ["codebook_rarity", "codebook_balanced", "perturbation", "coreset"])
 def test_the_best_batch_of_one_is_the_best_study_of_its_base(base: str) -> None:
     pool = Pool.of({f"s{n}": some_signals(n) for n in range(6)}, [some_signals(9)], structures=STRUCTURES)
-    given = {"batches_of": base, "batches": 300, "balanced_power": 1e9}
+    given = {"batch": 1, "batches_of": base, "batches": 300, "balanced_power": 1e9}
     assert rank("stochastic_batches", pool, **given)[0].id == rank(base, pool, **given)[0].id
     active = Active(**given)
     assert make_strategy("stochastic_batches", active).needs == make_strategy(base, active).needs
@@ -399,7 +429,7 @@ def test_what_cannot_be_scored_is_never_in_the_best_batch() -> None:
     void = signals(foreground_usage=np.zeros(CODES))
     studies = {"a": void, "b": signals((9, 0, 0, 0, 0, 0)), "c": signals((0, 9, 0, 0, 0, 0))}
     pool = Pool.of(studies, [signals((90, 9, 0, 0, 0, 0))], structures=STRUCTURES)
-    ranked = rank("stochastic_batches", pool, picks=2, batches_of="codebook_rarity")
+    ranked = rank("stochastic_batches", pool, picks=2, batch=2, batches_of="codebook_rarity")
     assert [one.id for one in ranked] == ["c", "b", "a"]
     assert ranked[1].score < 0
 
