@@ -56,8 +56,10 @@ def table(summary: Mapping[str, Any]) -> list[str]:
             f"{arm['seconds']['choose']:.2f}, {arm['seconds']['look']:.1f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    full = _spread(summary["all_masks"])
-    lines += ["", f"{summary['seeds']} seeds; with all masks of the pool the Dice is {full}."]
+    told = f"{summary['seeds']} seeds; with all masks of the pool the Dice is {_spread(summary['all_masks'])}."
+    if (needed := summary["smallest_difference"]) is not None:
+        told += f" By so many seeds an arm is told from `{REFERENCE}` if it differs by some {needed:.4f}."
+    lines += ["", told]
     drawn = {name: arm["replacement_codes"] for name, arm in summary["arms"].items() if arm["replacement_codes"]}
     if drawn:
         told = ", ".join(f"{name} {codes:.1f}" for name, codes in drawn.items())

@@ -11,7 +11,16 @@ from scipy import stats
 from scipy.integrate import trapezoid
 from scipy.optimize import curve_fit
 
-__all__ = ["Comparison", "area", "bootstrap_interval", "bootstrap_ranks", "compare", "foreground_efficiency", "holm"]
+__all__ = [
+    "Comparison",
+    "area",
+    "bootstrap_interval",
+    "bootstrap_ranks",
+    "compare",
+    "foreground_efficiency",
+    "holm",
+    "smallest_difference",
+]
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 10_000
@@ -87,6 +96,17 @@ def compare(differences: Mapping[str, Sequence[float]]) -> dict[str, Comparison]
         name: Comparison(float(np.mean(values)), *intervals[name], corrected[name])
         for name, values in differences.items()
     }
+
+
+def smallest_difference(differences: Mapping[str, Sequence[float]]) -> float | None:
+    """What the median of `differences`, each with one value a seed, must be on average to be told from 0 if it is the
+    largest: t(1 - 0.05 / 2m, n - 1) SD / sqrt(n) after Holm over all m. None with one seed."""
+    values = np.array(list(differences.values()))
+    count = values.shape[1]
+    if count < 2:
+        return None
+    spread = float(np.median(values.std(1, ddof=1)))
+    return float(stats.t.ppf(1 - _ALPHA / 2 / len(values), count - 1)) * spread / count**0.5
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from vqseg.simulation.statistics import (
     bootstrap_ranks,
     compare,
     foreground_efficiency,
+    smallest_difference,
 )
 
 __all__ = ["REFERENCE", "areas_by_arm", "differences", "summarize"]
@@ -47,9 +48,9 @@ def summarize(result: Mapping[str, Any]) -> dict[str, Any]:
     """By arm: what it reached, what that cost, and how it compares with `uniform` and with every other arm."""
     by_arm, areas, hd95 = _by_arm(result), areas_by_arm(result), areas_by_arm(result, "hd95")
     ranks = bootstrap_ranks(areas)
-    against: dict[str, Comparison] = {}
-    if REFERENCE in areas:
-        against = compare({arm: differences(areas, arm, REFERENCE) for arm in areas if arm != REFERENCE})
+    others = [arm for arm in areas if arm != REFERENCE] if REFERENCE in areas else []
+    from_reference = {arm: differences(areas, arm, REFERENCE) for arm in others}
+    against = compare(from_reference)
     full = mean(one["scores"]["dice"] for one in result["all_masks"])
     arms: dict[str, dict[str, Any]] = {}
     for arm, seeds in by_arm.items():
@@ -78,6 +79,7 @@ def summarize(result: Mapping[str, Any]) -> dict[str, Any]:
         "seeds": len(some),
         "budgets": [len(step["labelled"]) for step in some[0]],
         "left_out": result["left_out"],
+        "smallest_difference": smallest_difference(from_reference) if from_reference else None,
         "all_masks": _spread([one["scores"]["dice"] for one in result["all_masks"]]),
         "arms": dict(sorted(arms.items(), key=lambda item: -item[1]["area"]["mean"])),
     }

@@ -16,6 +16,7 @@ from vqseg.simulation.statistics import (
     compare,
     foreground_efficiency,
     holm,
+    smallest_difference,
 )
 
 quick = settings(max_examples=50, deadline=None)
@@ -60,6 +61,17 @@ def test_a_curve_that_reaches_what_all_masks_give_is_the_most_efficient() -> Non
 @pytest.mark.parametrize(("values", "full"), [([0.5, 0.6, 0.7], 0.5), ([0.5, 0.4, 0.3], 0.45)])
 def test_foreground_efficiency_is_not_told_where_all_masks_are_no_better(values: list[float], full: float) -> None:
     assert foreground_efficiency([0.1, 0.2, 0.3], values, full) is None
+
+
+def test_just_above_the_smallest_difference_one_arm_of_many_is_told_from_none() -> None:
+    noise = np.array([-0.02, 0.01, 0.0, 0.015, -0.005])
+    arms = {f"arm{number}": noise.tolist() for number in range(18)}
+    needed = smallest_difference(arms)
+    assert needed is not None
+    for factor, p_is_small in ((0.999, False), (1.001, True)):
+        arms["arm3"] = (noise + factor * needed).tolist()
+        assert (compare(arms)["arm3"].p < 0.05) == p_is_small
+    assert smallest_difference({"one": [0.1]}) is None
 
 
 @quick
