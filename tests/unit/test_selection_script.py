@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from builders import stored, tiny_config, write_studies
 
+from vqseg.active.strategies import STRATEGIES
+from vqseg.config import Active
 from vqseg.errors import TrainingError
 from vqseg.files import read_json
 from vqseg.simulation.arms import arm_names
+from vqseg.simulation.claim import RIVALS
 from vqseg.simulation.replay import Protocol
 from vqseg.simulation.simulation import RESULT_FILE, Simulation, simulate
 from vqseg.simulation.summary import summarize
@@ -162,3 +165,30 @@ def test_a_seed_that_diverges_is_named_and_counts_for_no_arm(tmp_path: Path, mon
     stored = read_json(tmp_path / "kept.json") or {}
     assert stored["seeds"]["3"]["left_out"] == {"3": "the loss is not finite"}
     assert "summary" not in stored
+
+
+def test_the_tables_that_are_kept_are_those_of_the_results_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    kept = script["REFERENCE"]
+    for path in kept.glob("selection_*.json"):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        made = {name: arm["area"] for name, arm in summarize(script["together"](stored))["arms"].items()}
+        told = {name: arm["area"] for name, arm in stored["summary"]["arms"].items()}
+        assert {name: pytest.approx(area) for name, area in made.items()} == told
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_tables = script["write_tables"]
+    monkeypatch.setitem(write_tables.__globals__, "REFERENCE", tmp_path)
+    write_tables()
+    page = "selection_tables.md"
+    assert (tmp_path / page).read_text(encoding="utf-8") == (kept / page).read_text(encoding="utf-8")
+
+
+def test_the_default_is_the_strategy_that_the_rule_chooses() -> None:
+    """The largest mean area on the development pool, of those that are not the rivals of the claim."""
+    script = runpy.run_path(str(SCRIPT))
+    name = f"selection_{script['DEVELOPMENT']}_{next(iter(script['TRAINED']))}.json"
+    arms = json.loads((script["REFERENCE"] / name).read_text(encoding="utf-8"))["summary"]["arms"]
+    areas = {name: arms[name]["area"]["mean"] for name in STRATEGIES if name not in RIVALS}
+    assert Active().strategy == max(areas, key=areas.__getitem__)
