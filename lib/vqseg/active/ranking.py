@@ -106,6 +106,7 @@ def _look_at_images(
         labelled,
         structures=structures,
         progress=progress,
+        taken=len(labelled),
         needs=strategy.needs,
         replacement_codes=predictor.replacement_codes,
     )
