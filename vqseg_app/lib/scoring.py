@@ -56,7 +56,7 @@ class VQSegScoring(ScoringMethod):
         unlabelled = scored.of(datastore.get_unlabeled_images())
         return {"scored": len(unlabelled.found), "missing": len(unlabelled.missing), "left_out": unlabelled.left_out}
 
-    def _score(self, datastore: Datastore, draws: int, progress: ScoringProgress) -> Gathered:
+    def _score(self, datastore: Datastore, draws: int, progress: ScoringProgress) -> Gathered[SparseSignals]:
         """Score all studies; again what is there by the end and was not seen, a version or a study."""
         if self._cold_start.is_missing():
             self._cold_start.learn(datastore, stop_without_server)

@@ -61,14 +61,13 @@ class NextStudy(Strategy):
         ranked = selection.ranking.ids
         # Somebody may have labelled or removed one meanwhile, without having asked for it.
         still = set(datastore.get_labeled_images() if review else datastore.get_unlabeled_images())
-        remaining, unusable = [image for image in ranked if image in still], {}
+        unusable: dict[str, str] = {}
         # A client that is at work on a study keeps it, also while a version that has just come has not seen it.
-        while (chosen := self._reservations.take_first(remaining, client, keep=still)) is not None:
+        while chosen := self._reservations.take_first([one for one in ranked if one in still], client, keep=still):
             if chosen in selection.scored or not (fault := self._fault(datastore, chosen)):
                 break
             unusable[chosen] = fault
-            still.discard(chosen)
-            remaining = [image for image in remaining if image in still]
+            still.remove(chosen)
         if chosen is None:
             return {}
         note = "; ".join(filter(None, [selection.note, left_out_in_words(unusable) if unusable else ""]))
