@@ -75,7 +75,7 @@ def test_seeds_made_one_by_one_say_what_they_say_together_and_are_not_made_again
         return Simulation(studies[:4], studies[4:], config, "vqseg", Protocol(1, 2, 1), folder, "cpu")
 
     script = runpy.run_path(str(SCRIPT))
-    kept, arms = tmp_path / "kept.json", arm_names(script["DEFAULT"])
+    kept, arms = tmp_path / "kept.json", arm_names(script["SHOWN"])
     for seed in (0, 1):
         script["make_seed"](simulation(tmp_path / "rounds"), kept, seed, arms, 1)
     both = simulation(tmp_path / "rounds")
@@ -108,11 +108,11 @@ def test_seeds_of_other_settings_arms_or_protocol_are_not_taken_for_these(tmp_pa
     others = [identity(["uniform", "length"]), identity(["uniform"], rounds=1)]
     others += [identity(["uniform"], **sets) for sets in ({"active.balanced_power": 9.0}, {"train.steps": 2})]
     assert same not in others
-    # The choice of the default does not undo what it follows from.
+    # What a server asks by default does not undo what it follows from.
     assert identity(["uniform"], **{"active.strategy": "uniform", "active.reserve_minutes": 1.0}) == same
 
 
-def test_what_chooses_the_default_and_what_shows_it_have_no_seed_and_no_validation_study_in_common(
+def test_what_chooses_a_strategy_and_what_shows_it_have_no_seed_and_no_validation_study_in_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = runpy.run_path(str(SCRIPT))
@@ -128,28 +128,28 @@ def test_what_chooses_the_default_and_what_shows_it_have_no_seed_and_no_validati
         assert sorted(parts[0] + parts[1]) == studies[20:]
 
 
-def test_nothing_is_claimed_before_all_seeds_are_made_with_the_default(
+def test_nothing_is_claimed_before_all_seeds_are_made_with_the_strategy_that_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = runpy.run_path(str(SCRIPT))
     monkeypatch.setitem(script["held_out_verdict"].__globals__, "REFERENCE", tmp_path)
     trained = "semi-supervised"
 
-    def verdict(default: str, left_out: int = 0, more: int = 0, *, holds: bool = True, alike: bool = True) -> str:
+    def verdict(shown: str, left_out: int = 0, more: int = 0, *, holds: bool = True, alike: bool = True) -> str:
         for pool in script["POOLS"]:
             made = script["seeds_of"](pool, trained)
             seeds = {str(seed): {} for seed in range(made.start + left_out, made.stop + more)}
-            kept = {"seeds": seeds, "default": default, "holds": holds, "rules": "" if alike else pool}
+            kept = {"seeds": seeds, "shown": shown, "holds": holds, "rules": "" if alike else pool}
             (tmp_path / f"selection_{pool}_{trained}.json").write_text(json.dumps(kept), encoding="utf-8")
         return str(script["held_out_verdict"]())
 
     assert "nothing is claimed" in script["held_out_verdict"]()
-    assert "nothing is claimed" in verdict(script["DEFAULT"], 1)
-    assert "nothing is claimed" in verdict(script["DEFAULT"], more=1)
-    assert "nothing is claimed" in verdict(script["DEFAULT"], alike=False)
+    assert "nothing is claimed" in verdict(script["SHOWN"], 1)
+    assert "nothing is claimed" in verdict(script["SHOWN"], more=1)
+    assert "nothing is claimed" in verdict(script["SHOWN"], alike=False)
     assert "nothing is claimed" in verdict("another")
-    assert verdict(script["DEFAULT"]).endswith(": met.")
-    assert verdict(script["DEFAULT"], holds=False).endswith(": not met.")
+    assert verdict(script["SHOWN"]).endswith(": met.")
+    assert verdict(script["SHOWN"], holds=False).endswith(": not met.")
 
 
 def test_a_seed_that_diverges_is_named_and_counts_for_no_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +185,10 @@ def test_the_tables_that_are_kept_are_those_of_the_results_beside_them(
     assert (tmp_path / page).read_text(encoding="utf-8") == (kept / page).read_text(encoding="utf-8")
 
 
-def test_the_default_is_the_strategy_that_the_rule_chooses() -> None:
+def test_the_strategy_that_the_rule_chooses_is_shown() -> None:
     """The largest mean area on the development pool, of those that are not the rivals of the claim."""
     script = runpy.run_path(str(SCRIPT))
     name = f"selection_{script['DEVELOPMENT']}_{next(iter(script['TRAINED']))}.json"
     arms = json.loads((script["REFERENCE"] / name).read_text(encoding="utf-8"))["summary"]["arms"]
     areas = {name: arms[name]["area"]["mean"] for name in STRATEGIES if name not in RIVALS}
-    assert Active().strategy == max(areas, key=areas.__getitem__)
+    assert script["SHOWN"] == max(areas, key=areas.__getitem__)
