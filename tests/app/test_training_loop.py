@@ -15,6 +15,7 @@ import pytest
 import requests
 from requests_toolbelt import MultipartDecoder
 
+from vqseg.config import Active
 from vqseg.data.reading import read_image
 from vqseg.inference.predictor import Predictor
 
@@ -148,16 +149,16 @@ def test_an_uploaded_image_is_segmented_but_not_kept(trained: Any) -> None:
 def test_random_is_the_default_strategy(trained: Any) -> None:
     replies = [
         trained.post(f"/activelearning/{name}", {"client_id": "one reader"}).json()
-        for name in ("random", "codebook_entropy", "random")
+        for name in ("random", Active().strategy, "random")
     ]
     assert len({reply["id"] for reply in replies}) == 1
     for reply in replies:
-        assert reply["strategy_used"] == "codebook_entropy"
+        assert reply["strategy_used"] == Active().strategy
         assert reply["id"] in POOL
         assert reply["score"] > 0
         assert reply["model_version"] == Predictor.load(trained.run, "cpu").version
         assert reply["scored"] >= 1
-        assert "entropy" in reply["reason"]
+        assert "typical" in reply["reason"]
 
 
 def test_two_clients_get_different_studies(trained: Any) -> None:

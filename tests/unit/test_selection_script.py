@@ -192,3 +192,15 @@ def test_the_strategy_that_the_rule_chooses_is_shown() -> None:
     arms = json.loads((script["REFERENCE"] / name).read_text(encoding="utf-8"))["summary"]["arms"]
     areas = {name: arms[name]["area"]["mean"] for name in STRATEGIES if name not in RIVALS}
     assert script["SHOWN"] == max(areas, key=areas.__getitem__)
+
+
+def test_a_server_asks_by_default_for_what_came_out_best_over_all_pools() -> None:
+    """By the mean over the pools of what its area has beyond that of `uniform`: a choice, which claims nothing."""
+    script = runpy.run_path(str(SCRIPT))
+    beyond = dict.fromkeys(STRATEGIES, 0.0)
+    for pool in script["POOLS"]:
+        path = script["REFERENCE"] / f"selection_{pool}_{next(iter(script['TRAINED']))}.json"
+        arms = json.loads(path.read_text(encoding="utf-8"))["summary"]["arms"]
+        for name in STRATEGIES:
+            beyond[name] += arms[name]["area"]["mean"] - arms["uniform"]["area"]["mean"]
+    assert Active().strategy == max(beyond, key=beyond.__getitem__)

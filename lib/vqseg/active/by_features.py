@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 
 from vqseg.active.diversity import distance_to_nearest, typicality
 from vqseg.active.pool import Pool
-from vqseg.active.strategy import Scorer, Strategy
+from vqseg.active.strategy import Part, Scorer, Strategy, largest_parts
 
 __all__ = ["Coreset", "MaxHerding", "Typical"]
 
@@ -126,18 +126,21 @@ class _TypicalScorer(Scorer):
         self._features, self._labelled = features, labelled
         self._most_clusters, self._seed = most_clusters, seed
         self._open = np.ones(len(features), bool)
+        self._place, self._typical = np.full((2, len(features)), np.nan)
+        self._size, self._known = np.zeros((2, len(features)), int)
 
     def take(self, index: int) -> None:
         self._labelled = np.concatenate([self._labelled, self._features[[index]]])
         self._open[index] = False
 
     def scores(self) -> Floats:
-        scores = np.full(len(self._open), np.nan)
+        self._place[:] = self._typical[:] = np.nan
         if self._open.any():
-            scores[self._open] = self._scores_of(self._features[self._open])
-        return scores
+            self._cluster()
+        return self._typical - self._place
 
-    def _scores_of(self, features: Floats) -> Floats:
+    def _cluster(self) -> None:
+        features = self._features[self._open]
         every = np.concatenate([self._labelled, features])
         known = len(self._labelled)
         # One cluster more than there are labels, so that at least one has none.
@@ -150,7 +153,14 @@ class _TypicalScorer(Scorer):
         typical = np.empty(len(cluster))
         for number in np.unique(cluster):
             typical[cluster == number] = typicality(features[cluster == number])
-        return 1 - 1 / (1 + typical) - place[cluster]
+        self._place[self._open], self._typical[self._open] = place[cluster], 1 - 1 / (1 + typical)
+        self._size[self._open], self._known[self._open] = (labelled + size)[cluster], labelled[cluster]
 
     def reason(self, index: int, score: float) -> str:
-        return "it is typical of studies of which few are labelled"
+        return f"it is typical of a group of {self._size[index]} studies, {self._known[index]} of them labelled"
+
+    def parts(self, index: int) -> tuple[Part, ...]:
+        return largest_parts(
+            ("how typical it is of its group", "groups that come first"),
+            np.array([self._typical[index], 0 - self._place[index]]),
+        )

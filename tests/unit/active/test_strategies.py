@@ -340,6 +340,15 @@ def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group(
     }
 
 
+def test_typical_tells_the_group_and_what_its_score_is_made_of() -> None:
+    labelled = [signals(features=[place, 0, 0]) for place in (10.05, 100)]
+    ranking = rank("typical", Pool.of(grid(), labelled, structures=STRUCTURES), picks=2)
+    assert ranking[0].reason == "it is typical of a group of 4 studies, 0 of them labelled"
+    assert next(one for one in ranking if one.id == "z").reason.endswith("of 2 studies, 1 of them labelled")
+    for one in ranking:
+        assert one.score == pytest.approx(sum(part.value for part in one.parts))
+
+
 def test_balanced_is_the_mean_of_ranks_drawn_with_noise() -> None:
     studies = {f"s{number:02}": some_signals(number) for number in range(12)}
     pool = Pool.of(studies, [some_signals(99)], structures=STRUCTURES)
