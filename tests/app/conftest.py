@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from servers import APP, ROOT, TINY, Server, launcher, python_module, serve
 from watched_servers import QUICK, WatchedServer, publish, serve_watched
+from workplaces import RAMP, Workplace, noise
 
 from vqseg.data.phantom import Grid, draw_anatomy, render
 
@@ -182,3 +183,26 @@ def write_unusable_images(folder: Path) -> None:
     singular.header.set_sform(np.zeros((4, 4)), code=1)
     singular.header.set_qform(None, code=0)
     (folder / "singular.nii").write_bytes(bytes(singular.header.structarr.tobytes()) + b"\0" * 4 + cube.tobytes())
+
+
+@pytest.fixture
+def workplace(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workplace]:
+    """Makes what the app is made of, in one folder, with settings of the selection."""
+    monkeypatch.setattr(app_module("datastore").settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+    return lambda **settings: Workplace(tmp_path, app_module, **settings)
+
+
+@pytest.fixture
+def place(workplace: Callable[..., Workplace]) -> Workplace:
+    """Without a study or a model."""
+    return workplace()
+
+
+@pytest.fixture
+def five(place: Workplace) -> Workplace:
+    """Two labelled studies, three open ones and a model."""
+    place.add(a=noise(0), b=RAMP, c=noise(1), known=noise(2), other=RAMP.T)
+    place.label("known", noise(2) > 1)
+    place.label("other", 2 * (RAMP.T > 2))
+    place.publish()
+    return place

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import gc
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
-from workplaces import RAMP, Workplace, noise
+from workplaces import RAMP, noise
 
 from vqseg.config import Active
 from vqseg.errors import ConfigError, DataError, ModelError
 
 
 @pytest.fixture
-def place(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = app_module("datastore")
-    monkeypatch.setattr(module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    place = Workplace(tmp_path, app_module, cold_start_steps=3)
+def place(workplace: Any) -> Any:
+    place = workplace(cold_start_steps=3)
     place.add(a=noise(0), b=noise(0), c=RAMP)
     return place
 
@@ -103,8 +100,8 @@ def test_it_segments_nothing(place: Any) -> None:
         place.next("disagreement")
 
 
-def test_without_it_studies_are_drawn(app_module: Any, place: Any) -> None:
-    plain = Workplace(place.folder.parent, app_module)
+def test_without_it_studies_are_drawn(place: Any, workplace: Any) -> None:
+    plain = workplace()
     reply = plain.next("codebook_rarity")
     assert (reply["strategy_used"], reply["missing"]) == ("uniform", 0)
     with pytest.raises(ModelError, match="no trained model yet"):

@@ -1,9 +1,8 @@
-"""Selection and scoring on a real datastore and real models, without a server."""
+"""Selection on a real datastore and real models, without a server."""
 
 from __future__ import annotations
 
 import itertools
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,28 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from workplaces import RAMP, Workplace, noise
+from workplaces import RAMP, noise
 
 from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.data.reading import read_image
 from vqseg.errors import ConfigError, ModelError
-
-
-@pytest.fixture
-def place(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = app_module("datastore")
-    monkeypatch.setattr(module.settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    return Workplace(tmp_path, app_module)
-
-
-@pytest.fixture
-def five(place: Any) -> Any:
-    """Two labelled studies, three open ones and a model."""
-    place.add(a=noise(0), b=RAMP, c=noise(1), known=noise(2), other=RAMP.T)
-    place.label("known", noise(2) > 1)
-    place.label("other", 2 * (RAMP.T > 2))
-    place.publish()
-    return place
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
@@ -57,27 +39,18 @@ def test_disagreement_is_told_with_the_codes_it_was_drawn_from(five: Any) -> Non
         assert f"replacement codes: {strength:.1f})" in reason
 
 
-def test_batches_are_chosen_by_the_score_that_was_set(place: Any, app_module: Any) -> None:
+def test_batches_are_chosen_by_the_score_that_was_set(place: Any, workplace: Any) -> None:
     place.add(a=noise(0), b=RAMP, c=noise(1))
     place.publish()
-    by_draws = Workplace(place.folder.parent, app_module, batches_of="perturbation")
+    by_draws = workplace(batches_of="perturbation")
     by_draws.score(strategy="stochastic_batches")
     page = by_draws.page("stochastic_batches")
     assert (page["strategy_used"], page["scored"], page["missing"]) == ("stochastic_batches", 3, 0)
     scores = {study["id"]: study["score"] for study in by_draws.page("perturbation")["studies"]}
     assert {study["id"]: study["score"] for study in page["studies"]} == pytest.approx(scores)
-    by_rarity = Workplace(place.folder.parent, app_module, batches_of="codebook_rarity")
+    by_rarity = workplace(batches_of="codebook_rarity")
     place.publish(**{"model.quantized": False})
     assert "no codebook" in by_rarity.page("stochastic_batches")["note"]
-
-
-def test_scores_stay_when_the_server_starts_again(five: Any, app_module: Any) -> None:
-    five.score(strategy="perturbation")
-    scored = {name: five.page(name) for name in STRATEGIES}
-    again = Workplace(five.folder.parent, app_module)
-    for name, page in scored.items():
-        assert again.page(name) == page
-        assert page["scored"] == (0 if name == "uniform" else 3)
 
 
 @pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage", "coreset"])
@@ -277,159 +250,6 @@ def test_a_default_that_is_no_strategy_is_refused_with_the_list(place: Any) -> N
         place.module("strategies").default_strategy("magic")
 
 
-def test_scoring_starts_anew_for_a_version_that_goes_live_meanwhile(five: Any) -> None:
-    """The second version is published after the first study was scored by the first one."""
-    keep, while_running = five.cache.keep_signals, []
-
-    def publish_then_keep(*arguments: Any) -> Any:
-        if not while_running:
-            five.publish(seed=1)
-        while_running.append(five.page("codebook_entropy")["scoring"])
-        return keep(*arguments)
-
-    five.cache.keep_signals = publish_then_keep
-    assert five.score()["scored"] == 3
-    assert [folder.name[:4] for folder in (five.run / "scoring" / "models").iterdir()] == ["0002"]
-    assert while_running[0] == {"state": "running", "model_version": "0001", "done": 0, "total": 5, "message": ""}
-    info = five.scoring().info()
-    assert (info["state"], info["model_version"], info["done"], info["total"]) == ("done", "0002", 5, 5)
-
-
-def test_a_version_that_is_live_again_is_another_state(five: Any) -> None:
-    """The scoring that ran in between may have dropped what it said, for the other version was live at its end."""
-    assert five.live.state() == (before := five.live.state())
-    five.publish(seed=1)
-    between = five.live.state()
-    five.live.make_live("0001")
-    assert len({before, between, five.live.state()}) == 3
-    five.live.make_live("0002")
-    five.live.rollback()
-    back = five.live.state()
-    assert back[0] == before[0]
-    assert back not in (before, between)
-
-
-def test_what_arrives_while_scoring_runs_is_scored_too(five: Any) -> None:
-    keep, arrived = five.cache.keep_signals, []
-
-    def submit_then_keep(*arguments: Any) -> Any:
-        if not arrived:
-            arrived.append(five.label("a", noise(0) > 1))
-            five.add(late=noise(9))
-        return keep(*arguments)
-
-    five.cache.keep_signals = submit_then_keep
-    assert five.score()["scored"] == 3
-    assert {study["id"] for study in five.page("codebook_rarity")["studies"]} == {"b", "c", "late"}
-    assert five.page("codebook_rarity")["missing"] == 0
-
-
-def test_an_interrupted_scoring_goes_on_where_it_stood(five: Any) -> None:
-    made = five.live.signals
-    seen: list[int] = []
-
-    def stop_at_the_third(*arguments: Any, **options: Any) -> Any:
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        seen.append(1)
-        return made(*arguments, **options)
-
-    five.live.signals = stop_at_the_third
-    with pytest.raises(KeyboardInterrupt):
-        five.score()
-    five.live.signals = lambda *arguments, **options: (seen.append(1), made(*arguments, **options))[1]
-    five.score()
-    assert len(seen) == 5
-
-
-def test_a_scoring_that_fails_says_so(five: Any) -> None:
-    weights = next((five.run / "models" / "0001").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    with pytest.raises(ModelError, match="damaged"):
-        five.score()
-    info = five.scoring().info()
-    assert info["state"] == "failed"
-    assert "damaged" in info["message"]
-
-
-def test_the_old_version_is_kept_until_the_new_one_has_seen_all(five: Any) -> None:
-    five.score()
-    five.publish(seed=1)
-    five.next("codebook_entropy")
-    models = five.run / "scoring" / "models"
-    assert sorted(folder.name[:4] for folder in models.iterdir()) == ["0001", "0002"]
-    five.score()
-    assert [folder.name[:4] for folder in models.iterdir()] == ["0002"]
-
-
-def test_nothing_in_memory_hides_that_a_study_is_another_now(five: Any) -> None:
-    def scores() -> dict[str, float]:
-        five.score()
-        return {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
-
-    before = scores()
-    shutil.copy(five.folder / "b.nii.gz", five.folder / "a.nii.gz")
-    after = scores()
-    assert after["a"] == after["b"] == before["b"] != before["a"]
-
-
-def test_an_inference_keeps_nothing_of_an_image_that_is_another_by_its_end(five: Any) -> None:
-    image = five.folder / "a.nii.gz"
-    guard = five.module("memory_guard").MemoryGuard()
-    task = five.module("inference").VQSegInference(five.live, five.cache, guard, dict)
-    predict = five.live.predict
-
-    def replace_then_predict(*arguments: Any, **options: Any) -> Any:
-        shutil.copy(five.folder / "b.nii.gz", image)
-        return predict(*arguments, **options)
-
-    def infer() -> None:
-        Path(task({"image": str(image), "keep_signals": True})[0]).unlink()
-
-    five.live.predict = replace_then_predict
-    infer()
-    assert five.page("codebook_entropy")["scored"] == 0
-    five.live.predict = predict
-    infer()
-    assert five.page("codebook_entropy")["scored"] == 1
-    five.score()
-    scores = {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
-    assert scores["a"] == scores["b"]
-
-
-def test_a_scoring_forgets_the_checksums_of_images_that_are_gone(five: Any) -> None:
-    five.score()
-    sums = five.run / "scoring" / "checksums"
-    before = len(list(sums.iterdir()))
-    five.datastore.remove_image("a")
-    five.score()
-    assert len(list(sums.iterdir())) == before - 1
-
-
-def test_a_labelled_study_that_cannot_be_read_keeps_no_other_from_being_ranked(five: Any) -> None:
-    five.damage("known")
-    five.score()
-    page = five.page("codebook_rarity")
-    assert (page["strategy_used"], page["scored"]) == ("codebook_rarity", 3)
-    assert "known" in five.next("codebook_rarity")["note"]
-
-
-def test_a_label_that_changes_while_the_model_works_is_not_taken_for_the_new_one(five: Any) -> None:
-    predict, seeds = five.live.predict, itertools.count(5)
-
-    def submit_then_predict(volume: Any, **options: Any) -> Any:
-        five.label("other", noise(next(seeds)) > 1)
-        return predict(volume, **options)
-
-    five.live.predict = submit_then_predict
-    five.score()
-    five.live.predict = predict
-    before = {study["id"] for study in five.page("disagreement")["studies"]}
-    five.score()
-    assert "other" not in before
-    assert "other" in {study["id"] for study in five.page("disagreement")["studies"]}
-
-
 def test_a_study_too_large_for_the_memory_is_left_out(five: Any) -> None:
     signals = five.live.signals
 
@@ -445,16 +265,9 @@ def test_a_study_too_large_for_the_memory_is_left_out(five: Any) -> None:
     assert "b (the model cannot look at it" in reply["note"]
 
 
-@pytest.fixture
-def limited(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A place where an image may take so many GiB."""
-    monkeypatch.setattr(app_module("datastore").settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    return lambda gib: Workplace(tmp_path, app_module, memory_gib=gib)
-
-
 @pytest.mark.parametrize("name", ["codebook_rarity", "disagreement"])
-def test_a_study_that_takes_more_memory_than_one_may_is_left_out_by_its_header(limited: Any, name: str) -> None:
-    place, shape = limited(0.25), (150, 150, 100)
+def test_a_study_that_takes_more_memory_than_one_may_is_left_out_by_its_header(workplace: Any, name: str) -> None:
+    place, shape = workplace(memory_gib=0.25), (150, 150, 100)
     place.add(a=noise(0), known=noise(1), open=np.zeros(shape), marked=np.zeros(shape))
     place.label("known", noise(1) > 1)
     place.label("marked", np.ones(shape))
@@ -467,8 +280,8 @@ def test_a_study_that_takes_more_memory_than_one_may_is_left_out_by_its_header(l
     assert "--conf infer_memory_gib allows 0.25" in place.page(name)["left_out"][large]
 
 
-def test_what_is_chosen_by_chance_is_not_read_either_when_it_is_too_large(limited: Any) -> None:
-    place = limited(0.001)
+def test_what_is_chosen_by_chance_is_not_read_either_when_it_is_too_large(workplace: Any) -> None:
+    place = workplace(memory_gib=0.001)
     place.add(small=noise(0), large=np.zeros((64, 64, 64)))
     place.reservations = place.module("reservations").Reservations(0)  # else the first choice is kept
     replies = [place.next("uniform") for _ in range(20)]
