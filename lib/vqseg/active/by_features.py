@@ -161,6 +161,6 @@ class _TypicalScorer(Scorer):
 
     def parts(self, index: int) -> tuple[Part, ...]:
         return largest_parts(
-            ("how typical it is of its group", "groups that come first"),
+            ("typicality in its group", "groups before its own"),
             np.array([self._typical[index], 0 - self._place[index]]),
         )
