@@ -61,7 +61,7 @@ def test_the_labelled_studies_count(place: Any, name: str) -> None:
     place.publish()
     late = place.next(name, "late", seconds=0)
     assert late["strategy_used"] == "uniform"
-    assert "labelled studies are not scored yet" in late["note"]
+    assert "labelled studies not scored yet: 1" in late["note"]
     assert late["missing"] == 3
     place.reservations = place.module("reservations").Reservations(60)
     reply = place.next(name)

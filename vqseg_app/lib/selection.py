@@ -93,7 +93,7 @@ class Selector:
         gathered = gather([*compared, *in_fair_order(candidates)], source, model, seconds)
         known, seen = gathered.of(compared), replace(gathered.of(candidates), left_out=gathered.left_out)
         if known.missing:
-            instead = by_chance(f"{len(known.missing)} labelled studies are not scored yet")
+            instead = by_chance(f"labelled studies not scored yet: {len(known.missing)}")
             return replace(instead, missing=gathered.missing)
         if not seen.found:
             instead = by_chance("no study is scored")
@@ -136,7 +136,7 @@ def _selection(name: str, ranking: Ranking, candidates: Sequence[str], seen: Gat
 
 def _notes(seen: Gathered) -> Iterator[str]:
     if seen.missing:
-        yield f"{len(seen.missing)} studies are not scored yet and took no part"
+        yield f"studies not scored yet, which took no part: {len(seen.missing)}"
     if seen.left_out:
         yield left_out_in_words(seen.left_out)
 

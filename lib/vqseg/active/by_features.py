@@ -157,7 +157,10 @@ class _TypicalScorer(Scorer):
         self._size[self._open], self._known[self._open] = (labelled + size)[cluster], labelled[cluster]
 
     def reason(self, index: int, score: float) -> str:
-        return f"it is typical of a group of {self._size[index]} studies, {self._known[index]} of them labelled"
+        if self._size[index] == 1:
+            return "it is alone in a group of its own"
+        known = self._known[index] or "none"
+        return f"it is typical of a group of {self._size[index]} studies, {known} of them labelled or reserved"
 
     def parts(self, index: int) -> tuple[Part, ...]:
         return largest_parts(

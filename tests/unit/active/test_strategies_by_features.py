@@ -49,8 +49,10 @@ def test_coreset_takes_the_farthest_and_typical_the_middle_of_the_largest_group(
 def test_typical_tells_the_group_and_what_its_score_is_made_of() -> None:
     labelled = [signals(features=[place, 0, 0]) for place in (10.05, 100)]
     ranking = rank("typical", Pool.of(grid(), labelled, structures=STRUCTURES), picks=2)
-    assert ranking[0].reason == "it is typical of a group of 4 studies, 0 of them labelled"
-    assert next(one for one in ranking if one.id == "z").reason.endswith("of 2 studies, 1 of them labelled")
+    assert ranking[0].reason == "it is typical of a group of 4 studies, none of them labelled or reserved"
+    assert next(one for one in ranking if one.id == "z").reason.endswith("of 2 studies, 1 of them labelled or reserved")
+    alone = rank("typical", Pool.of(grid(), labelled[:1], structures=STRUCTURES), picks=2)
+    assert next(one for one in alone if one.id == "z").reason == "it is alone in a group of its own"
     for one in ranking:
         assert one.score == pytest.approx(sum(part.value for part in one.parts))
 
