@@ -100,6 +100,7 @@ class Viewer:
 
     def run(self) -> None:
         """Press the panel's own Run and wait for its notice."""
+        self.page.mouse.move(5, 400)  # a notice stays as long as the pointer is on it, and may cover the button
         self.page.locator("button[title='Run Segmentation']").click()
         expect(self.page.get_by_text("Running Segmentation - Successful").first).to_be_visible(timeout=180 * SECONDS)
 

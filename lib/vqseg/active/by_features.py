@@ -148,7 +148,8 @@ class _TypicalScorer(Scorer):
         cluster = KMeans(count, n_init=1, random_state=self._seed).fit_predict(every)
         labelled, size = (np.bincount(part, minlength=count) for part in (cluster[:known], cluster[known:]))
         place = np.empty(count)
-        place[np.lexsort((-size, labelled, labelled + size <= _FEW))] = np.arange(count)
+        # Those without an open study come last, so that the places of all others are their places among these.
+        place[np.lexsort((-size, labelled, labelled + size <= _FEW, size == 0))] = np.arange(count)
         cluster = cluster[known:]
         typical = np.empty(len(cluster))
         for number in np.unique(cluster):

@@ -53,6 +53,10 @@ def test_typical_tells_the_group_and_what_its_score_is_made_of() -> None:
     assert next(one for one in ranking if one.id == "z").reason.endswith("of 2 studies, 1 of them labelled or reserved")
     alone = rank("typical", Pool.of(grid(), labelled[:1], structures=STRUCTURES), picks=2)
     assert next(one for one in alone if one.id == "z").reason == "it is alone in a group of its own"
+    # The group that has no open study takes no place.
+    near = {name: grid()[name] for name in ("a0", "a1")}
+    pool = Pool.of(near, [signals(features=[place, 0, 0]) for place in (0.05, 0.15, 500)], structures=STRUCTURES)
+    assert 0 < rank("typical", pool, most_clusters=2)[0].score <= 1
     for one in ranking:
         assert one.score == pytest.approx(sum(part.value for part in one.parts))
 
