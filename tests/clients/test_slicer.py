@@ -106,6 +106,9 @@ def test_a_round_of_annotation(client: Any, client_module: ModuleType, server: S
 
     sample = client.next_sample("random", {})
     assert sample["id"] not in done
+    # The module writes all of this to Slicer's console and log.
+    assert sample.keys() >= {"score", "rank", "reason", "parts", "scored", "model_version"}
+    assert sample["reason"]
     file, params = client.infer("vqseg", sample["id"], {"result_extension": ".nii.gz", "result_dtype": "uint8"})
     assert params["label_names"] == VALUES
     answer, grid = nib.load(renamed(file)), read_grid(Path(sample["path"]))
