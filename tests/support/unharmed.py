@@ -44,6 +44,8 @@ class Unharmed:
         assert self._segment() == self._mask, f"{self._study} has another mask than before"
 
     def _segment(self) -> bytes:
-        answer = self._server.infer(self._study, output="image")
+        """The mask. The server removes its file after the answer: until then whoever lists files would find it."""
+        with self._server.leaving_nothing():
+            answer = self._server.infer(self._study, output="image")
         answer.raise_for_status()
         return answer.content
