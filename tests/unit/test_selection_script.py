@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,18 @@ def test_nothing_is_claimed_before_all_seeds_are_made_with_the_strategy_that_is_
     assert "nothing is claimed" in verdict("another")
     assert verdict(script["SHOWN"]).endswith(": met.")
     assert verdict(script["SHOWN"], holds=False).endswith(": not met.")
+
+
+@pytest.mark.parametrize("others", [["--arms", "uniform", "--pools", "acdc"], ["--pools", "hippocampus"]])
+def test_nothing_is_tuned_on_a_held_out_pool_and_the_study_keeps_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: list[str]
+) -> None:
+    asked = ["--work", str(tmp_path / "work"), *others, "--set", "active.balanced_power=9"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *asked])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(SCRIPT))["main"]()
+    assert "--set" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_seed_that_diverges_is_named_and_counts_for_no_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
