@@ -186,9 +186,14 @@ def write_unusable_images(folder: Path) -> None:
 
 
 @pytest.fixture
-def workplace(app_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Workplace]:
-    """Makes what the app is made of, in one folder, with settings of the selection."""
+def unwatched(app_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No datastore looks at its folder but when it is asked to."""
     monkeypatch.setattr(app_module("datastore").settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
+
+
+@pytest.fixture
+def workplace(app_module: Any, tmp_path: Path, unwatched: None) -> Callable[..., Workplace]:
+    """Makes what the app is made of, in one folder, with settings of the selection."""
     return lambda **settings: Workplace(tmp_path, app_module, **settings)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from monailabel.config import settings
 from workplaces import Workplace
 
 NAMES = [{"name": "lung", "idx": 1}, {"name": "tumour", "idx": 2}]
@@ -28,13 +27,12 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture
-def place(tmp_path: Path, app_module: Any, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
-    made = Workplace(tmp_path, app_module)
-    made.add(one=np.zeros((4, 4, 4)), two=np.zeros((4, 4, 4)))
-    made.label("one", np.ones((4, 4, 4)))
-    made.datastore.update_image_info("two", {"note": "kept"})
-    return made
+def place(place: Workplace) -> Workplace:
+    """Two studies, one labelled and one with a note."""
+    place.add(one=np.zeros((4, 4, 4)), two=np.zeros((4, 4, 4)))
+    place.label("one", np.ones((4, 4, 4)))
+    place.datastore.update_image_info("two", {"note": "kept"})
+    return place
 
 
 def index_of(place: Workplace) -> Path:

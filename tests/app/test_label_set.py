@@ -16,9 +16,8 @@ from vqseg.errors import ConfigError, DataError, LabelError
 
 
 @pytest.fixture
-def studies(tmp_path: Path, app_module: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def studies(tmp_path: Path, app_module: Any, unwatched: None) -> Callable[..., Any]:
     """Make a datastore whose labels hold the given values; returns it with its label set."""
-    monkeypatch.setattr(app_module("datastore").settings, "MONAI_LABEL_DATASTORE_AUTO_RELOAD", False)
 
     def make(labels: list[list[int]], configured: dict[str, int] | None = None) -> Any:
         final = tmp_path / "labels" / "final"
