@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from workplaces import noise
 
 from vqseg.active.strategies import STRATEGIES
@@ -77,6 +80,48 @@ def test_an_interrupted_scoring_goes_on_where_it_stood(five: Any) -> None:
     five.live.signals = lambda *arguments, **options: (seen.append(1), made(*arguments, **options))[1]
     five.score()
     assert len(seen) == 5
+
+
+def test_one_scoring_at_a_time(five: Any) -> None:
+    """Another one, of a server that is gone, may run on."""
+    (folder := five.run / "scoring").mkdir(parents=True)
+    with ThreadPoolExecutor(1) as threads:
+        with FileLock(folder / ".lock"):
+            second = threads.submit(five.score)
+            time.sleep(1)
+            assert not second.done()
+            assert five.scoring().info()["state"] == "none"
+        assert second.result(60)["scored"] == 3
+
+
+def test_the_labelled_studies_are_scored_first(five: Any) -> None:
+    """Most strategies say nothing without them."""
+    made, seen = five.live.signals, []
+
+    def watched(volume: Any, *others: Any, **options: Any) -> Any:
+        seen.append(Path(volume.source).name.split(".")[0])
+        return made(volume, *others, **options)
+
+    five.live.signals = watched
+    five.score()
+    assert seen[:2] == ["known", "other"]
+    assert sorted(seen[2:]) == ["a", "b", "c"]
+
+
+def test_a_scoring_ends_when_its_server_is_gone(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has scored until then is kept."""
+    process = five.module("process")
+    monkeypatch.setattr(process, "is_child", lambda: True)
+    keep = five.cache.keep_signals
+
+    def keep_then_be_orphaned(*arguments: Any) -> Any:
+        monkeypatch.setattr(process, "_PARENT", -1)
+        return keep(*arguments)
+
+    five.cache.keep_signals = keep_then_be_orphaned
+    with pytest.raises(SystemExit, match="server is gone"):
+        five.score()
+    assert len(list((five.run / "scoring" / "models").glob("*/*.npz"))) == 1
 
 
 def test_a_scoring_that_fails_says_so(five: Any) -> None:

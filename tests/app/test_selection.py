@@ -14,6 +14,7 @@ import pytest
 import torch
 from workplaces import RAMP, noise
 
+from vqseg.active.by_uncertainty import ClaSPPE
 from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.data.reading import read_image
 from vqseg.errors import ConfigError, ModelError
@@ -70,6 +71,52 @@ def test_the_labelled_studies_count(place: Any, name: str) -> None:
         assert 1 <= len(reply["parts"]) <= 3
         assert all(part.startswith("code ") and value > 0 for part, value in reply["parts"].items())
         assert "codes" in reply["reason"]
+
+
+@pytest.mark.parametrize("name", ["codebook_rarity", "codebook_coverage", "coreset"])
+def test_what_another_client_holds_counts_as_labelled(place: Any, name: str) -> None:
+    """Of what is the same as its study there is enough."""
+    place.add(a1=noise(0), a2=noise(0), b1=RAMP, b2=RAMP, known=noise(3))
+    place.label("known", noise(3) > 1)
+    place.publish()
+    replies = [place.next(name, client) for client in ("ada", "bob")]
+    assert [reply["strategy_used"] for reply in replies] == [name, name]
+    assert {reply["id"] for reply in replies} == {"a1", "b1"}
+
+
+def test_clasp_pe_follows_its_turns_and_its_schedule(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five studies are labelled, then one is reserved: the third pick, for all structures, then the fourth."""
+    pools, scorer = [], ClaSPPE.scorer
+    monkeypatch.setattr(
+        ClaSPPE, "scorer", lambda self, pool, generator: pools.append(pool) or scorer(self, pool, generator)
+    )
+    reasons = [five.next("clasp_pe", client)["reason"] for client in ("ada", "bob")]
+    assert "all structures together" in reasons[0]
+    assert "all structures together" not in reasons[1]
+    assert "it is the turn of" in reasons[1]
+    assert [pool.progress for pool in pools] == [2 / 5, 2 / 5]
+
+
+def test_studies_are_compared_by_one_version_alone(five: Any) -> None:
+    """One is published while the former one looks at a study for a request."""
+    made, looked = five.live.signals, []
+
+    def look_then_publish(*arguments: Any, **options: Any) -> Any:
+        if len(looked) == 2:
+            five.publish(seed=1)
+        looked.append(signals := made(*arguments, **options))
+        return signals
+
+    five.live.signals = look_then_publish
+    reply = five.next("codebook_entropy")
+    assert (reply["model_version"], reply["scored"], reply["missing"]) == ("0002", 3, 0)
+    assert len(looked) == 5  # the two that the former version had seen again
+    known = {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
+    assert five.score()["scored"] == 3
+    again = {study["id"]: study["score"] for study in five.page("codebook_entropy")["studies"]}
+    assert set(known) == {"a", "b", "c"}
+    assert known == again
+    assert reply["score"] == again[reply["id"]]
 
 
 def test_uniform_gives_a_client_its_own_study_again(place: Any) -> None:

@@ -49,6 +49,17 @@ def test_a_stopped_scoring_goes_on_where_it_stood(watch: Any) -> None:
         assert 2 <= len(done) < COUNT
         assert server.get("/vqseg/ranking").json()["missing"] > 0
 
+        # A mask that is asked for costs no second look at its study.
+        def known() -> set[str]:
+            page = server.get("/vqseg/ranking", strategy="codebook_entropy").json()
+            return {study["id"] for study in page["studies"]} if page["scored"] else set()
+
+        unlabelled = [f"case_{number:02d}" for number in range(LABELLED, COUNT)]
+        asked = next(study for study in unlabelled if study not in known())
+        before = known()
+        server.infer(asked, output="image").raise_for_status()
+        assert known() == {asked, *before}
+
         assert server.post("/scoring/vqseg").ok
         wait_for(lambda: state() == "done")
         after = written(server.run)

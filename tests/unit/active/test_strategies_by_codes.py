@@ -112,3 +112,26 @@ def test_balanced_is_the_mean_of_ranks_drawn_with_noise() -> None:
         assert first[study] / 2000 == pytest.approx(mean**3 / total, abs=0.04)
     one_part = rank("codebook_balanced", pool, 0, balanced_power=1e9, balanced_parts=("coverage",))
     assert [one.id for one in one_part] == [one.id for one in rank("codebook_coverage", pool, 0)]
+
+
+def test_balanced_ranks_all_anew_after_every_pick() -> None:
+    pool = Pool.of({f"s{n:02}": some_signals(n) for n in range(12)}, [some_signals(99)], structures=STRUCTURES)
+    draw = np.random.default_rng(0)
+    parts = {"rarity": "codebook_rarity", "coverage": "codebook_coverage", "disagreement": "perturbation"}
+    scorers = {part: make_strategy(name).scorer(pool, draw) for part, name in parts.items()}
+    expected: list[str] = []
+    shares: list[dict[str, float]] = []
+    for _ in range(4):
+        scores = {part: scorer.scores() for part, scorer in scorers.items()}
+        ranks = {part: [np.sum(known <= one) / len(known) for one in known] for part, known in scores.items()}
+        mean = np.mean(list(ranks.values()), axis=0)
+        best = max((n for n, study in enumerate(pool.ids) if study not in expected), key=lambda n: mean[n])
+        expected.append(pool.ids[best])
+        shares.append({part: float(known[best]) for part, known in ranks.items()})
+        for scorer in scorers.values():
+            scorer.take(best)
+    picked = rank("codebook_balanced", pool, picks=4, balanced_power=1e9)[:4]
+    assert [one.id for one in picked] == expected
+    assert [{part.name: part.value for part in one.parts} for one in picked] == shares
+    # Ranked once, others would be picked.
+    assert order("codebook_balanced", pool, picks=1, balanced_power=1e9)[:4] != expected

@@ -61,6 +61,17 @@ def test_the_turns_of_clasp_pe_go_on_where_studies_are_asked_for_one_by_one() ->
         )
 
 
+@pytest.mark.parametrize(("progress", "power"), [(0.0, 1.0), (0.5, 10.0), (1.0, 100.0)])
+def test_the_noise_of_clasp_pe_fades_while_the_labelling_goes_on(progress: float, power: float) -> None:
+    """When it is the turn of all structures it is the entropy under power noise, whose exponent goes from 1 to 100."""
+    studies = {f"s{n}": signals(class_entropy=(n / 10, 0.3, 0.1)) for n in range(6)}
+    pool = Pool.of(studies, structures=STRUCTURES, progress=progress, taken=2)
+    for seed in range(5):
+        found = rank("clasp_pe", pool, seed=seed)
+        expected = rank("power_entropy", pool, seed=seed, power=power)
+        assert (found[0].id, found[0].score) == (expected[0].id, pytest.approx(expected[0].score))
+
+
 def test_power_entropy_is_the_entropy_when_there_is_no_noise() -> None:
     """That of all voxels, of which the background is one part."""
     studies = {f"s{n}": signals(class_entropy=(n / 10, 0.3, 0.1)) for n in range(6)}

@@ -59,6 +59,12 @@ def test_whatever_strategy_is_the_default_has_controls_that_can_be_made(default:
     assert not [name for name in arm_names(None) if ":" in name]
 
 
+def test_the_controls_that_must_not_win_are_those_of_the_protocol() -> None:
+    alone, own = ["length", "plug_in_entropy"], ["shuffled", "reversed"]
+    assert control_names("typical") == alone + [f"{name}:typical" for name in own]
+    assert control_names("codebook_rarity") == alone + [f"{name}:codebook_rarity" for name in (*own, "untrained")]
+
+
 def test_the_pool_is_looked_at_with_draws_for_whoever_needs_them() -> None:
     settings = Active(draws=5)
     assert make_arm("perturbation").look(settings).draws == make_arm("reversed:perturbation").look(settings).draws == 5

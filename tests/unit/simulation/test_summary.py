@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from vqseg.simulation.claim import RIVALS, judge
 from vqseg.simulation.report import table, wins_table
+from vqseg.simulation.statistics import compare
 from vqseg.simulation.summary import areas_by_arm, summarize
 
 SEEDS, ROUNDS = 6, 5
@@ -110,3 +112,29 @@ def test_a_claim_needs_every_part_of_the_rule() -> None:
     fooled = judge(result(GOOD | {CONTROL: 0.04}), "new", [CONTROL])
     assert fooled.winning_controls == [CONTROL]
     assert not fooled.holds
+
+
+@pytest.mark.parametrize(("last", "won"), [(2, 1), (4, 2), (5, 3)])
+def test_two_of_three_budgets_must_be_won(last: int, won: int) -> None:
+    """The arm is ahead until the round `last`, and far behind after it."""
+    made = result(GOOD)
+    for replay in made["replays"]:
+        if replay["arm"] == "new":
+            for step in replay["steps"][last + 1 :]:
+                step["scores"]["dice"] = 0.1
+    verdict = judge(made, "new", [CONTROL])
+    assert verdict.won == dict.fromkeys(RIVALS, won)
+    assert replace(verdict, efficient=True).holds == (won >= 2)
+
+
+def test_a_difference_that_the_number_of_rivals_can_explain_wins_nothing() -> None:
+    """p is 0.03 against each rival alone, and 0.09 after Holm."""
+    made = result({arm: 0.03 for arm in GOOD})
+    ahead = np.array([1.0, 2.0, 3.0, -0.3, 4.0, 1.5])
+    for replay in made["replays"]:
+        for step in replay["steps"]:
+            step["scores"]["dice"] = 0.5 + (0.01 * ahead[replay["seed"]] if replay["arm"] == "new" else 0.0)
+    alone = compare({"uniform": list(0.01 * ahead)})["uniform"]
+    assert alone.better
+    assert 0.05 / 3 < alone.p < 0.05
+    assert judge(made, "new", [CONTROL]).won == dict.fromkeys(RIVALS, 0)
