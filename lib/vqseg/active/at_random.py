@@ -14,7 +14,7 @@ _UNIFORM_SHARE = 1 / 3
 
 
 class Uniform(Strategy):
-    """Every study is equally likely: plain random."""
+    """Every study is equally likely: plain random, a score drawn from U(0, 1)."""
 
     name = "uniform"
 
@@ -25,6 +25,10 @@ class Uniform(Strategy):
 
 class ForegroundRandom(Strategy):
     """A third of the studies is drawn at random; for the others a structure is drawn, and a study that holds it.
+
+        P(s) = 1/3 1/S + 2/3 mean over structures l of [s holds l] / (number of studies that hold l)
+
+    The score is ln P(s) + Gumbel noise, by which studies are drawn with these chances and without replacement.
 
     This project's form of foreground-aware random (nnActive, arXiv 2511.19183) for whole studies, with predicted
     foreground: there images take turns, and the place within the image is drawn by its structures. Where every study

@@ -15,8 +15,11 @@ __all__ = ["StochasticBatches"]
 class StochasticBatches(Strategy):
     """The best of several random batches, by the mean score of its studies (Gaillochet et al., arXiv 2301.07670).
 
-    The scores are those of `base`, before any pick. A batch has `active.batch` studies, also where fewer are asked for:
-    the best of a hundred batches of one would be nearly the best study of all, and no longer drawn.
+        argmax over B random batches b of 1 / |b| sum over s in b of score(s)
+
+    There are `active.batches` of them. The scores are those of `base`, before any pick. A batch has `active.batch`
+    studies, also where fewer are asked for: the best of a hundred batches of one would be nearly the best study of
+    all, and no longer drawn.
     """
 
     name = "stochastic_batches"

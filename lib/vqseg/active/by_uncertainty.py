@@ -89,7 +89,10 @@ class ClaSPPE(Strategy):
     Two picks of three, as in the authors' 66 %, are made for one structure, all in turn in a random order: the study
     with the highest mean of H p_c over its voxels, entropy times the structure's probability; the third is made for the
     mean entropy. All are under power noise whose exponent goes from 1 to 100 on a logarithmic scale while the labelling
-    goes on. The paper chooses patches of one size; here each study is one.
+    goes on, with the share t of what will be labelled that is labelled. The paper chooses patches of one size; here
+    each study is one.
+
+        score_c(s) = ln(mean over voxels of H p_c) + Gumbel noise of scale 1 / beta,   beta = 100^t
     """
 
     name = "clasp_pe"
