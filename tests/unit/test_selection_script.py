@@ -214,9 +214,12 @@ def test_the_tables_that_are_kept_are_those_of_the_results_beside_them(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     write_tables = script["write_tables"]
     monkeypatch.setitem(write_tables.__globals__, "REFERENCE", tmp_path)
+    pages = [(kept / page).read_text(encoding="utf-8") for page in ("selection_tables.md", "selection.md")]
+    row = next(line for line in pages[1].splitlines() if line.startswith("| **typical**"))
+    assert f"{script['TABLE_BEGINS']}\n| arm |" in pages[1]
+    (tmp_path / "selection.md").write_text(pages[1].replace(row, "| another row |"), encoding="utf-8")
     write_tables()
-    page = "selection_tables.md"
-    assert (tmp_path / page).read_text(encoding="utf-8") == (kept / page).read_text(encoding="utf-8")
+    assert [(tmp_path / page).read_text(encoding="utf-8") for page in ("selection_tables.md", "selection.md")] == pages
 
 
 def test_the_strategy_that_the_rule_chooses_is_shown() -> None:
