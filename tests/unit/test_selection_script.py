@@ -162,15 +162,19 @@ def test_nothing_is_claimed_before_all_seeds_are_made_with_the_strategy_that_is_
         assert verdict(script["SHOWN"], fails=pool).endswith(": not met.")
 
 
+@pytest.mark.parametrize("change", [["--set", "active.balanced_power=9"], ["--start", "0"], ["--rounds", "1"]])
 @pytest.mark.parametrize("others", [["--arms", "uniform", "--pools", "acdc"], ["--pools", "hippocampus"]])
 def test_nothing_is_tuned_on_a_held_out_pool_and_the_study_keeps_its_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    others: list[str],
+    change: list[str],
 ) -> None:
-    asked = ["--work", str(tmp_path / "work"), *others, "--set", "active.balanced_power=9"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *asked])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--work", str(tmp_path / "work"), *others, *change])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPT))["main"]()
-    assert "--set" in capsys.readouterr().err.splitlines()[-1]
+    assert change[0] in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "work").exists()
 
 

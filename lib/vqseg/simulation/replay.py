@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vqseg.errors import ConfigError
 from vqseg.randomness import numpy_generator, seed_for
 from vqseg.simulation.arms import Arm, Choice, Knowledge
 from vqseg.simulation.rounds import Learner, Round
@@ -15,12 +16,20 @@ __all__ = ["Protocol", "Step", "replay"]
 class Protocol:
     """`start` studies drawn at random are labelled first, then `rounds` times `picks` that the arm chooses.
 
-    With a `start` of 0 the arm also chooses the first `picks`, by a network that has seen images alone.
+    With a `start` of 0 the arm also chooses the first `picks`, by a network that has seen images alone. Raises
+    `ConfigError` where there is nothing to choose.
     """
 
     start: int = 3
     rounds: int = 5
     picks: int = 3
+
+    def __post_init__(self) -> None:
+        if self.start < 0 or min(self.rounds, self.picks) < 1:
+            raise ConfigError(
+                f"start {self.start}, rounds {self.rounds}, picks {self.picks}: "
+                "a simulation starts with 0 studies or more, and has at least one round and one pick"
+            )
 
     @property
     def budgets(self) -> list[int]:

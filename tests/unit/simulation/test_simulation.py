@@ -25,7 +25,7 @@ from vqseg.active.strategies import make_strategy
 from vqseg.active.strategy import Scorer
 from vqseg.cli import main
 from vqseg.data.studies import Study
-from vqseg.errors import ConfigError, DataError, TrainingError
+from vqseg.errors import ConfigError, DataError, ImageError, TrainingError
 from vqseg.simulation.arms import Arm
 from vqseg.simulation.cases import Case
 from vqseg.simulation.replay import Protocol, replay
@@ -289,6 +289,12 @@ def test_what_cannot_be_simulated_is_refused(
         replace(simulation(studies, tmp_path), **change)
 
 
+@pytest.mark.parametrize("plan", [{"start": -1}, {"rounds": 0}, {"picks": 0}])
+def test_a_plan_by_which_nothing_is_chosen_is_refused(plan: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="at least one round and one pick"):
+        Protocol(**plan)
+
+
 def test_a_network_without_codebook_is_refused(studies: list[Study], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.quantized"):
         simulation(studies, tmp_path, **{"model.quantized": False}).learner()
@@ -298,6 +304,15 @@ def test_every_study_needs_a_mask(studies: list[Study], tmp_path: Path) -> None:
     bare = replace(simulation(studies, tmp_path), pool=[*studies[:4], replace(studies[4], label=None)])
     with pytest.raises(DataError, match="s05: has no mask"):
         bare.learner()
+
+
+def test_a_study_that_cannot_be_read_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    """Left out silently it would make the pool another one."""
+    studies = write_studies(tmp_path / "data", 7)
+    studies[2].image.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"s03\.nii\.gz: it cannot be read"):
+        simulate(simulation(studies, tmp_path / "out"), ["uniform"], [0])
+    assert not list((tmp_path / "out").glob("rounds/*"))
 
 
 def test_the_error_of_a_process_is_told_in_its_own_words(studies: list[Study], tmp_path: Path) -> None:
