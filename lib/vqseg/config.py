@@ -268,7 +268,7 @@ class Active(Section):
 
     strategy: str = Field("typical", description="strategy that also answers to MONAI Label's `random`")
     cold_start_steps: int = Field(0, ge=0, description="steps in which a server learns from images alone; 0: never")
-    cold_strategy: str = Field("codebook_coverage", description="in the place of those that need to know structures")
+    cold_strategy: str = Field("typical", description="in the place of those that need to know structures")
     tokens: int = Field(2048, ge=2, description="tokens to which a study's code usage is rarefied")
     smoothing: float = Field(0.5, gt=0, description="tokens added to every code before frequencies are compared")
     enough_studies: float = Field(
