@@ -112,6 +112,7 @@ def test_a_scoring_ends_when_its_server_is_gone(five: Any, monkeypatch: pytest.M
     """What it has scored until then is kept."""
     process = five.module("process")
     monkeypatch.setattr(process, "is_child", lambda: True)
+    monkeypatch.setattr(five.module("scoring"), "give_way", lambda niceness: None)
     keep = five.cache.keep_signals
 
     def keep_then_be_orphaned(*arguments: Any) -> Any:

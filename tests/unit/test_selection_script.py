@@ -162,6 +162,14 @@ def test_nothing_is_claimed_before_all_seeds_are_made_with_the_strategy_that_is_
         assert verdict(script["SHOWN"], fails=pool).endswith(": not met.")
 
 
+def without_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script's `main`, which would find no image and overwrite no result if it did what it is to refuse."""
+    main = runpy.run_path(str(SCRIPT))["main"]
+    for name in ("DATA", "REFERENCE"):
+        monkeypatch.setitem(main.__globals__, name, folder / "none")
+    return main
+
+
 @pytest.mark.parametrize("change", [["--set", "active.balanced_power=9"], ["--start", "0"], ["--rounds", "1"]])
 @pytest.mark.parametrize("others", [["--arms", "uniform", "--pools", "acdc"], ["--pools", "hippocampus"]])
 def test_nothing_is_tuned_on_a_held_out_pool_and_the_study_keeps_its_settings(
@@ -171,9 +179,10 @@ def test_nothing_is_tuned_on_a_held_out_pool_and_the_study_keeps_its_settings(
     others: list[str],
     change: list[str],
 ) -> None:
+    main = without_data(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--work", str(tmp_path / "work"), *others, *change])
     with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(SCRIPT))["main"]()
+        main()
     assert change[0] in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "work").exists()
 
@@ -181,13 +190,12 @@ def test_nothing_is_tuned_on_a_held_out_pool_and_the_study_keeps_its_settings(
 def test_held_out_pools_are_not_looked_at_before_all_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = runpy.run_path(str(SCRIPT))
-    monkeypatch.setitem(script["main"].__globals__, "commit", lambda: "0123456-dirty")
-    monkeypatch.setitem(script["main"].__globals__, "DATA", tmp_path / "none")
-    for pool in script["HELD_OUT"]:
+    main = without_data(tmp_path, monkeypatch)
+    monkeypatch.setitem(main.__globals__, "commit", lambda: "0123456-dirty")
+    for pool in main.__globals__["HELD_OUT"]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--work", str(tmp_path / "work"), "--pools", pool])
         with pytest.raises(SystemExit, match="2"):
-            script["main"]()
+            main()
         assert "commit first" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 

@@ -28,7 +28,8 @@ class ForegroundRandom(Strategy):
 
         P(s) = 1/3 1/S + 2/3 mean over structures l of [s holds l] / (number of studies that hold l)
 
-    The score is ln P(s) + Gumbel noise, by which studies are drawn with these chances and without replacement.
+    Structures are those that any study holds; without one all studies are equally likely. The score is ln P(s) + Gumbel
+    noise, by which studies are drawn with these chances and without replacement.
 
     This project's form of foreground-aware random (nnActive, arXiv 2511.19183) for whole studies, with predicted
     foreground: there images take turns, and the place within the image is drawn by its structures. Where every study

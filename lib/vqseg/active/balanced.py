@@ -29,9 +29,9 @@ class CodebookBalanced(Strategy):
 
         B(s) = ln(mean over the parts of rank(s) / S) + Gumbel noise of scale 1 / beta
 
-    The rank of the lowest score is 1 and of what cannot be scored 0, so no part outvotes another by its unit: the mean
-    rank is Borda's count, and the combination is this project's. All are ranked anew after every pick; beta is
-    `active.balanced_power` (power noise: Kirsch et al., arXiv 2106.12059).
+    The rank is the number of studies that score no more, and of what cannot be scored 0, so no part outvotes another by
+    its unit: the mean rank is Borda's count, and the combination is this project's. All are ranked anew after every
+    pick; beta is `active.balanced_power` (power noise: Kirsch et al., arXiv 2106.12059).
     """
 
     name = "codebook_balanced"

@@ -40,7 +40,13 @@ class _StructureScorer(Scorer):
 
 
 class PredictiveEntropy(Strategy):
-    """The study that the model is least sure of: predictive entropy of the voxels that may belong to each structure."""
+    """The study that the model is least sure of.
+
+        score(s) = mean over structures l of the mean of H over the voxels that may belong to l
+
+    H is the entropy of `vqseg.active.uncertainty.predictive_entropy`; a structure that a study may not hold takes no
+    part.
+    """
 
     name = "predictive_entropy"
     needs = frozenset({"entropy"})
@@ -74,7 +80,10 @@ class _PowerScorer(Scorer):
 
 class PowerEntropy(Strategy):
     """Mean predictive entropy of the whole study with power noise, so that a batch is not several of one kind (Kirsch
-    et al., arXiv 2106.12059)."""
+    et al., arXiv 2106.12059).
+
+        score(s) = ln(mean over voxels of H) + Gumbel noise of scale 1 / beta,   beta = `active.power`
+    """
 
     name = "power_entropy"
     needs = frozenset({"class_entropy"})
@@ -89,10 +98,12 @@ class ClaSPPE(Strategy):
     Two picks of three, as in the authors' 66 %, are made for one structure, all in turn in a random order: the study
     with the highest mean of H p_c over its voxels, entropy times the structure's probability; the third is made for the
     mean entropy. All are under power noise whose exponent goes from 1 to 100 on a logarithmic scale while the labelling
-    goes on, with the share t of what will be labelled that is labelled. The paper chooses patches of one size; here
-    each study is one.
+    goes on. The paper chooses patches of one size; here each study is one.
 
         score_c(s) = ln(mean over voxels of H p_c) + Gumbel noise of scale 1 / beta,   beta = 100^t
+
+    t is `pool.progress`: on a server the share of all studies that is labelled, in a simulation 0 at the first choice
+    and 1 at the last.
     """
 
     name = "clasp_pe"
@@ -138,7 +149,12 @@ class _ClaSPPEScorer(_PowerScorer):
 
 
 class Perturbation(Strategy):
-    """The study whose mask changes most when codes are swapped for near ones: mutual information over QPM draws."""
+    """The study whose mask changes most when codes are swapped for near ones: mutual information over QPM draws.
+
+        score(s) = mean over structures l of the mean of I over the voxels that may belong to l
+
+    I is that of `vqseg.active.uncertainty.mutual_information`.
+    """
 
     name = "perturbation"
     needs = frozenset({"disagreement"})
