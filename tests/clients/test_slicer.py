@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from builders import write_nifti
 from servers import APP, TINY, Server, python_module, serve
+from slicer_module import SlicerModule
 
 from vqseg.data.phantom import Grid, draw_anatomy, render
 from vqseg.data.reading import read_grid
@@ -66,7 +68,9 @@ def submit(client: Any, sample: dict[str, Any], mask: np.ndarray, folder: Path, 
 
 
 @pytest.mark.slow
-def test_a_round_of_annotation(client: Any, client_module: ModuleType, server: Server, tmp_path: Path) -> None:
+def test_a_round_of_annotation(
+    client: Any, client_module: ModuleType, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     info = client.info()
     assert info["labels"] == ["tumour", "lung"]
     assert not info.get("config")
@@ -104,11 +108,13 @@ def test_a_round_of_annotation(client: Any, client_module: ModuleType, server: S
     assert stats["epoch"] == stats["total_epochs"]
     assert client.info()["train_stats"]["vqseg"]["best_metric"] >= 0
 
-    sample = client.next_sample("random", {})
+    # What the module logs, Slicer shows in its Python console and its log.
+    with caplog.at_level(logging.INFO):
+        sample = SlicerModule(client_module, server.url, tmp_path / "module").next_sample("random")
     assert sample["id"] not in done
-    # The module writes all of this to Slicer's console and log.
     assert sample.keys() >= {"score", "rank", "reason", "parts", "scored", "model_version"}
     assert sample["reason"]
+    assert any(record.getMessage() == str(sample) for record in caplog.records if record.levelno == logging.INFO)
     file, params = client.infer("vqseg", sample["id"], {"result_extension": ".nii.gz", "result_dtype": "uint8"})
     assert params["label_names"] == VALUES
     answer, grid = nib.load(renamed(file)), read_grid(Path(sample["path"]))
