@@ -85,13 +85,13 @@ def test_what_is_over_is_removed_whatever_lies_beside_it(app_module: Any, tmp_pa
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_are_refused(target: WatchedServer, name: str) -> None:
     program, folder = b"raise SystemExit", target.studies.parent / "sessions"
-    kept = set(folder.rglob("*"))
-    with target.leaving_nothing():
-        for reply in (
-            keep(target, (name, program)),
-            keep(target, ("a.dcm", b"voxels"), (name, program)),
-            keep(target, ("a.zip", archive(**{"a.dcm": b"voxels", f"series/{name}": program})), uncompress=True),
-        ):
-            assert reply.status_code == 400
-            assert "is a program" in reply.json()["detail"]
+    before, kept = target.files(), set(folder.rglob("*"))
+    for reply in (
+        keep(target, (name, program)),
+        keep(target, ("a.dcm", b"voxels"), (name, program)),
+        keep(target, ("a.zip", archive(**{"a.dcm": b"voxels", f"series/{name}": program})), uncompress=True),
+    ):
+        assert reply.status_code == 400
+        assert "is a program" in reply.json()["detail"]
+    assert target.files() == before
     assert set(folder.rglob("*")) == kept

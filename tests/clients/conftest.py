@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +17,7 @@ from playwright.sync_api import expect
 from running_pacs import RunningPACS, running_orthanc
 from scipy.spatial.transform import Rotation
 from servers import ROOT, Server, script_module
+from slicer_module import slicer_client
 
 from vqseg.data.phantom import Grid as PhantomGrid
 from vqseg.data.phantom import draw_anatomy, render
@@ -31,16 +29,7 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="session")
 def client_module() -> ModuleType:
-    """Slicer's `client.py` lies beside the packages, where no import finds it."""
-    path = Path(sys.prefix) / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabelLib" / "client.py"
-    spec = importlib.util.spec_from_file_location("slicer_client", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it imports cgi, which Python 3.13 removes
-        spec.loader.exec_module(module)
-    return module
+    return slicer_client()
 
 
 @pytest.fixture(scope="module")

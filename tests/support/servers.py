@@ -169,7 +169,7 @@ def serve(
 
 
 def script_module(path: Path) -> ModuleType:
-    """A script as a module, which no package holds."""
+    """A file of Python as a module, which no package holds."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

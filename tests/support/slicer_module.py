@@ -6,16 +6,25 @@ Logging is Python's, as it is in Slicer, which writes what is logged as informat
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock, patch
 
-_PATH = Path(sys.prefix) / "monailabel" / "plugins" / "slicer" / "MONAILabel" / "MONAILabel.py"
+from servers import script_module
+
+_FOLDER = Path(sys.prefix) / "monailabel" / "plugins" / "slicer" / "MONAILabel"
 _IN_SLICER_ALONE = ("ctk", "qt", "SampleData", "SimpleITK", "sitkUtils", "slicer", "vtk", "vtkSegmentationCore")
 _BASES = tuple(f"ScriptedLoadableModule{part}" for part in ("", "Widget", "Logic", "Test"))
+
+
+def slicer_client() -> ModuleType:
+    """The client that the module asks the server by; it lies beside the packages, where no import finds it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it imports cgi, which Python 3.13 removes
+        return script_module(_FOLDER / "MONAILabelLib" / "client.py")
 
 
 class SlicerModule:
@@ -55,13 +64,8 @@ def _load(client: ModuleType) -> Any:
         setattr(bases, name, type(name, (_Base,), {}))
     stand_ins |= {"slicer.i18n": slicer.i18n, "slicer.util": slicer.util, "slicer.ScriptedLoadableModule": bases}
     stand_ins["MONAILabelLib"] = MagicMock(MONAILabelClient=client.MONAILabelClient)
-    spec = importlib.util.spec_from_file_location("slicer_module", _PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     with patch.dict(sys.modules, stand_ins):
-        spec.loader.exec_module(module)
-    return module
+        return script_module(_FOLDER / "MONAILabel.py")
 
 
 class _Base:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from costs import MIB, peak, restart_peak
 from servers import Server
 from watched_servers import WatchedServer
@@ -37,10 +35,7 @@ class Unharmed:
         # First: segmenting takes memory, too.
         grown = (peak(self._server.process.pid) - self._memory) / MIB
         assert grown < self._largest, f"{grown:.0f} MiB more memory at the peak, at most {self._largest:g} are allowed"
-        end = time.monotonic() + _CLEAN_SECONDS
-        while (left := self._server.files() - self._files) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert left == set(), "temporary files are left"
+        self._server.wait_for_no_more_than(self._files, _CLEAN_SECONDS)
         assert self._segment() == self._mask, f"{self._study} has another mask than before"
 
     def _segment(self) -> bytes:

@@ -73,10 +73,14 @@ class WatchedServer(Server):
         """Soon after the block has ended there are no more temporary files than before."""
         before = self.files()
         yield
+        self.wait_for_no_more_than(before, seconds)
+
+    def wait_for_no_more_than(self, before: set[str], seconds: float) -> None:
+        """Fails unless soon there are no more temporary files than `before`: that of an answer goes after it."""
         end = time.monotonic() + seconds
         while (left := self.files() - before) and time.monotonic() < end:
             time.sleep(0.1)
-        assert not left, sorted(left)
+        assert not left, f"temporary files are left: {sorted(left)}"
 
 
 def publish(run: Path, labels: Mapping[str, int], settings: Mapping[str, Any], seed: int = 0, **manifest: Any) -> None:

@@ -96,6 +96,8 @@ def test_what_is_chosen_is_labelled_next_and_never_twice(done: Path, studies: li
         assert [len(step["labelled"]) for step in steps] == PROTOCOL.budgets
         for step, following in itertools.pairwise(steps):
             assert following["labelled"] == step["labelled"] + step["chosen"]
+            assert following["voxels"] > step["voxels"]
+            assert following["slices"] > step["slices"]
         assert len(set(steps[-1]["labelled"])) == PROTOCOL.budgets[-1]
         assert set(steps[-1]["labelled"]) <= pool
         assert steps[-1]["chosen"] == []
