@@ -198,6 +198,33 @@ def test_pages_are_the_whole_list_in_order(place: Any) -> None:
     assert len({study["id"] for page in drawn for study in page}) == 7
 
 
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_what_the_list_shows_first_is_offered_and_asked_again_has_the_same_reason(place: Any, name: str) -> None:
+    place.add(**{f"s{number}": noise(number) for number in range(7)}, known=noise(7))
+    place.label("known", noise(7) > 1)
+    place.publish()
+    place.score(strategy=name)
+    for _ in range(3):
+        shown = place.page(name)["studies"][0]
+        assert shown["rank"] == 1
+        del shown["viewer"]
+        for _ in range(2):
+            offered = place.next(name)
+            assert {key: offered[key] for key in shown} == shown
+        place.label(shown["id"], noise(0) > 1)
+
+
+def test_chance_draws_anew_after_every_label(place: Any) -> None:
+    """The place by id of what comes first is not the same again and again."""
+    place.add(**{f"s{number}": noise(0) for number in range(10)})
+    places = []
+    for _ in range(6):
+        image = place.next("uniform")["id"]
+        places.append(sorted(place.datastore.get_unlabeled_images()).index(image))
+        place.label(image, noise(0) > 1)
+    assert len(set(places)) > 3
+
+
 def test_a_ranking_lets_no_model_work(five: Any) -> None:
     page = five.page("predictive_entropy")
     assert (page["scored"], page["missing"], page["strategy_used"]) == (0, 3, "uniform")
@@ -242,7 +269,7 @@ def test_a_review_gives_up_no_study_that_is_being_labelled(five: Any) -> None:
 def test_a_client_keeps_its_study_while_a_new_version_has_not_seen_it(five: Any) -> None:
     held = five.next("codebook_entropy", "ada")["id"]
     five.publish(seed=1)
-    others = five.selector.select("codebook_entropy", five.datastore, np.random.default_rng(0), seconds=0)
+    others = five.selector.select("codebook_entropy", five.datastore, seconds=0)
     assert (others.strategy, others.scored) == ("uniform", frozenset())
     for study in sorted({"a", "b", "c"} - {held}):
         image = five.datastore.get_image_uri(study)
@@ -329,11 +356,15 @@ def test_a_study_that_takes_more_memory_than_one_may_is_left_out_by_its_header(w
 
 def test_what_is_chosen_by_chance_is_not_read_either_when_it_is_too_large(workplace: Any) -> None:
     place = workplace(memory_gib=0.001)
-    place.add(small=noise(0), large=np.zeros((64, 64, 64)))
+    place.add(small=noise(0))
     place.reservations = place.module("reservations").Reservations(0)  # else the first choice is kept
-    replies = [place.next("uniform") for _ in range(20)]
+    replies = []
+    for number in range(5):
+        place.add(**{f"large{number}": np.zeros((64, 64, 64))})
+        replies.append(place.next("uniform"))
     assert {reply["id"] for reply in replies} == {"small"}
-    assert any("left out: large (large.nii.gz: reading it takes" in reply.get("note", "") for reply in replies)
+    found = "left out: large{0} (large{0}.nii.gz: reading it takes"
+    assert any(found.format(number) in reply.get("note", "") for number in range(5) for reply in replies)
 
 
 def test_a_page_of_the_ranking_reads_no_image(five: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.utils.app import app_instance
 
 from vqseg.active.strategies import REVIEWS
-from vqseg.randomness import numpy_generator
 
 from .pacs_datastore import PACSStudies
 from .request_rules import AsUser
@@ -35,12 +34,9 @@ async def show_ranking(
 def ranking_page(
     selector: Selector, name: str, datastore: Datastore, page: int, per_page: int, scoring: dict[str, Any]
 ) -> dict[str, Any]:
-    """One page of a ranking, with what is known of the `scoring` that runs or ran.
-
-    A strategy that draws draws the same for all pages, and not what a request for the next study will.
-    """
+    """One page of a ranking, with what is known of the `scoring` that runs or ran."""
     unusable = scoring.get("unusable_labels" if name in REVIEWS else "left_out", {})
-    selection = selector.select(name, datastore, numpy_generator(0, "ranking"), unusable=unusable)
+    selection = selector.select(name, datastore, unusable=unusable)
     left_out = {study: unusable[study] for study in selection.missing if study in unusable} | selection.left_out
     first = (page - 1) * per_page
     return {

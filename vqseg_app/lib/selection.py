@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
 from vqseg.active.at_random import Uniform
@@ -14,6 +13,7 @@ from vqseg.active.review import review_pool
 from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.active.strategy import Ranking
 from vqseg.config import Active
+from vqseg.randomness import numpy_generator
 
 from .cold_start import ColdStart
 from .gathering import Gathered, gather, in_fair_order
@@ -54,7 +54,6 @@ class Selector:
         self,
         name: str,
         datastore: Datastore,
-        generator: np.random.Generator,
         *,
         held: frozenset[str] = frozenset(),
         seconds: float = 0.0,
@@ -63,16 +62,18 @@ class Selector:
         """Rank the studies that are not `held` by others; these count as labelled.
 
         The model works for `seconds` at most on what it has not seen yet. Labelled studies that are known to be
-        `unusable` are not waited for.
+        `unusable` are not waited for. The same question has the same answer, also by a strategy that draws: what is
+        drawn follows from the studies and the version. So the list that is shown is the one that is offered from.
         """
         if name in REVIEWS:
-            return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, generator, seconds)
+            return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, seconds)
         unlabelled, labelled = set(datastore.get_unlabeled_images()), datastore.get_labeled_images()
         candidates, soon = sorted(unlabelled - held), sorted(unlabelled & held)
         model = self._cold_start.comparing()
         asked, name = name, self._cold_start.strategy(name, model)
         version, strategy = model.version(), make_strategy(name, self._settings)
         needs = strategy.needs
+        generator = numpy_generator("ranking", version.name if version else "", *candidates)
 
         def by_chance(why: str) -> Selection:
             note = f"{why}: chosen by {UNIFORM} instead of {asked}" if why else ""
@@ -116,10 +117,8 @@ class Selector:
             before += f" instead of {asked}"
         return replace(selection, note="; ".join(filter(None, [before, selection.note])))
 
-    def _review(
-        self, name: str, labelled: list[str], datastore: Datastore, generator: np.random.Generator, seconds: float
-    ) -> Selection:
-        strategy = make_strategy(name, self._settings)
+    def _review(self, name: str, labelled: list[str], datastore: Datastore, seconds: float) -> Selection:
+        strategy, generator = make_strategy(name, self._settings), numpy_generator("review", *labelled)
         if self._live.version() is None:
             note = "there is no trained model yet that labels could be compared with"
             return Selection(name, strategy.rank(Pool([]), generator), labelled, None, note=note)

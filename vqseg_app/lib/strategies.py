@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
@@ -55,9 +54,7 @@ class NextStudy(Strategy):
         if review:
             self._live.needed_version()
         held = frozenset(self._reservations.of_others(client))
-        selection = self._selector.select(
-            self.name, datastore, np.random.default_rng(), held=held, seconds=self._seconds
-        )
+        selection = self._selector.select(self.name, datastore, held=held, seconds=self._seconds)
         ranked = selection.ranking.ids
         # Somebody may have labelled or removed one meanwhile, without having asked for it.
         still = set(datastore.get_labeled_images() if review else datastore.get_unlabeled_images())
