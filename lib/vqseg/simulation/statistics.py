@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.integrate import trapezoid
-from scipy.optimize import curve_fit
+from scipy.optimize import brentq
 
 __all__ = [
     "Comparison",
@@ -25,7 +25,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 _RESAMPLES = 10_000
 _ALPHA = 0.05
-_FASTEST = 1000.0
+# Of a curve, from one that falls steeply to one that is at its end at once.
+_RATES = np.concatenate([-np.geomspace(100, 0.01, 200), np.geomspace(0.01, 1000, 500)])
 
 
 def area(budgets: Sequence[float], values: Sequence[float]) -> float:
@@ -39,17 +40,29 @@ def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full
 
     `shares` x of the pool's foreground voxels that are annotated, `values` y of the score, `full` the score with all
     masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score. Values above
-    `full` count like others: a curve that reaches it early must not come out worse than one that never does. None where
-    it cannot be told, for all masks are no better than the few at the start.
+    `full` count like others: a curve that reaches it early must not come out worse than one that never does; one that
+    has done so with its first step has the largest gamma there is here, 1000. None where it cannot be told, for all
+    masks are no better than the few at the start, or no foreground was annotated since.
     """
     x, y = (np.asarray(part, np.float64) for part in (shares, values))
-
-    def curve(x: Floats, gamma: float) -> Floats:
-        return full - (full - y[0]) * np.exp(-gamma * (x - x[0]))
-
-    if full <= y[0]:
+    gap, beyond = full - y[0], x - x[0]
+    if gap <= 0 or not beyond.any():
         return None
-    return float(curve_fit(curve, x, y, p0=[1.0], bounds=(-_FASTEST, _FASTEST))[0][0])
+
+    def errors(gamma: float) -> Floats:
+        return y - full + gap * np.exp(-gamma * beyond)
+
+    def gain(gamma: float) -> float:
+        """In the direction of what the squared errors lose when gamma grows."""
+        return float(errors(gamma) @ (beyond * np.exp(-gamma * beyond)))
+
+    # There may be several minima, and a search that stops when little is gained stops elsewhere on every machine.
+    squares = [float(np.square(errors(gamma)).sum()) for gamma in _RATES]
+    best = int(np.argmin(squares))
+    low, high = _RATES[max(best - 1, 0)], _RATES[min(best + 1, len(_RATES) - 1)]
+    if gain(low) <= 0:
+        return float(_RATES[0])
+    return float(_RATES[-1]) if gain(high) >= 0 else float(brentq(gain, low, high))
 
 
 def bootstrap_interval(values: Sequence[float], level: float, seed: int = 0) -> tuple[float, float]:

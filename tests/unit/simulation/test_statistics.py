@@ -43,7 +43,7 @@ def test_foreground_efficiency_is_the_rate_at_which_a_curve_saturates(rate: floa
     shares = np.linspace(0.02, 0.2, 6)
     values = full - (full - start) * np.exp(-rate * (shares - shares[0]))
     found = foreground_efficiency(shares.tolist(), values.tolist(), full)
-    assert found == pytest.approx(rate, rel=1e-3)
+    assert found == pytest.approx(rate, rel=1e-9)
 
 
 def test_a_curve_that_reaches_what_all_masks_give_is_the_most_efficient() -> None:
@@ -56,6 +56,30 @@ def test_a_curve_that_reaches_what_all_masks_give_is_the_most_efficient() -> Non
     assert reached is not None
     assert above is not None
     assert short < reached < above
+
+
+@quick
+@given(st.lists(st.floats(0.2, 0.8), min_size=5, max_size=5), st.floats(0.21, 0.8), st.floats(0.001, 0.1))
+def test_no_other_rate_fits_better(values: list[float], full: float, step: float) -> None:
+    curve = np.array([0.2, *values])
+    beyond = step * np.arange(6)
+
+    def squares(rate: float) -> float:
+        return float(np.square(curve - full + (full - 0.2) * np.exp(-rate * beyond)).sum())
+
+    found = foreground_efficiency(beyond.tolist(), curve.tolist(), full)
+    assert found is not None
+    others = [*np.linspace(-100, 1000, 3001), *(found * np.linspace(0.9, 1.1, 21))]
+    assert squares(found) <= min(squares(rate) for rate in others if -100 <= rate <= 1000) + 1e-12
+
+
+def test_what_is_reached_with_the_first_step_is_the_fastest() -> None:
+    for values in ([0.5, 0.8, 0.8, 0.8], [0.5, 0.9, 0.95, 0.9]):
+        assert foreground_efficiency([0.1, 0.2, 0.3, 0.4], values, 0.8) == 1000
+
+
+def test_foreground_efficiency_is_not_told_where_no_foreground_is_annotated() -> None:
+    assert foreground_efficiency([0.1, 0.1, 0.1], [0.5, 0.6, 0.7], 0.8) is None
 
 
 @pytest.mark.parametrize(("values", "full"), [([0.5, 0.6, 0.7], 0.5), ([0.5, 0.4, 0.3], 0.45)])
