@@ -151,6 +151,8 @@ class _ClaSPPEScorer(_PowerScorer):
 class Perturbation(Strategy):
     """The study whose mask changes most when codes are swapped for near ones: mutual information over QPM draws.
 
+    Of a network that was trained with dropout in the place of QPM the draws are by dropout.
+
         score(s) = mean over structures l of the mean of I over the voxels that may belong to l
 
     I is that of `vqseg.active.uncertainty.mutual_information`.
@@ -164,5 +166,5 @@ class Perturbation(Strategy):
         # A disagreement means little unless it is known among how many codes the draws choose.
         codes = pool.replacement_codes
         note = "" if np.isnan(codes) else f" (effective number of replacement codes: {codes:.1f})"
-        words = "disagreement under perturbed codes"
+        words = "disagreement under perturbation"
         return _StructureScorer(pool.disagreement, tuple(pool.structures), words, note=note)

@@ -124,8 +124,8 @@ class Predictor:
 
     @cached_property
     def replacement_codes(self) -> float:
-        """Effective number of codes that replace one in a draw of QPM; nan for a network without a codebook."""
-        if not isinstance(self.network, VQSeg):
+        """Effective number of codes that replace one in a draw of QPM; nan where nothing is drawn by QPM."""
+        if not isinstance(self.network, VQSeg) or self.config.perturbation.kind != "qpm":
             return float("nan")
         codebook = self.network.quantizer.codebook().detach().float()
         return effective_codes(codebook, self.network.qpm.temperature_for(codebook))
@@ -144,7 +144,7 @@ class Predictor:
         image: NDArray[np.float32] | None = None,
         go_on: Callable[[], None] = lambda: None,
     ) -> StudySignals:
-        """What the strategies choose by: that of a prediction, and how far `draws` of QPM disagree.
+        """What the strategies choose by: that of a prediction, and how far `draws` of the perturbation disagree.
 
         The same volume has the same signals, unless a `generator` of the draws is given. With another `codebook`
         (K, D) its codes are counted, and nothing else changes. `image` is what `prepare_volume` makes of the volume,
@@ -170,7 +170,7 @@ class Predictor:
         assert data.patch_size is not None
         mirrored = self.config.views.flip_axes if self.config.inference.mirror else ()
         generator = generator or torch.Generator().manual_seed(0)
-        tally = WindowTally(self.network, self.config.model.codebook_size, mirrored, draws, generator, codebook)
+        tally = WindowTally(self.network, self.config, mirrored, draws, generator, codebook)
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         batch = tensor[None] if data.slice_axis is None else tensor.movedim(data.slice_axis + 1, 0)
         window = self._window(batch.shape[2:], data.patch_size)

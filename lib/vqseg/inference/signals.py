@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy, share_of_classes
+from vqseg.config import Config
+from vqseg.inference.perturbed import perturbed_logits
 from vqseg.networks.mirroring import average_with_mirrored
 from vqseg.networks.network import Network
 from vqseg.networks.quantizer import nearest_codes
@@ -29,7 +31,7 @@ class StudySignals:
     small volume not at all.
 
     By structure (L,): `entropy` and `disagreement`, means in nats over the voxels that may belong to it, nan where none
-    may, the latter nan without QPM draws; `foreground`, the voxels of the working grid that are predicted as it. By
+    may, the latter nan without draws; `foreground`, the voxels of the working grid that are predicted as it. By
     class, background first (L + 1,): `class_entropy`, what each has of the mean entropy of all voxels.
     """
 
@@ -45,21 +47,23 @@ class StudySignals:
 class WindowTally:
     """Sees the windows of a study one after another, and adds up what is not said voxel by voxel.
 
-    Args: `mirrored` spatial axes along which a window is flipped for a further answer; `draws` of QPM, 0 for none;
-    `generator` of the draws; `codebook` (K, D) by which the tokens are counted, in the place of the network's own.
+    Args: `mirrored` spatial axes along which a window is flipped for a further answer; `draws` of what the settings
+    perturb features with, 0 for none; `generator` of the draws; `codebook` (K, D) by which the tokens are counted, in
+    the place of the network's own.
     """
 
     def __init__(
         self,
         network: Network,
-        codes: int,
+        config: Config,
         mirrored: Sequence[int],
         draws: int,
         generator: torch.Generator,
         codebook: Tensor | None = None,
     ) -> None:
         self._network, self._mirrored, self._draws, self._generator = network, mirrored, draws, generator
-        self._codebook = codebook
+        self._perturbation, self._codebook = config.perturbation, codebook
+        codes = config.model.codebook_size
         self._usage = torch.zeros(codes, dtype=torch.float64)
         self.foreground_usage = torch.zeros(codes, dtype=torch.float64)
         self._distance = 0.0
@@ -102,17 +106,16 @@ class WindowTally:
         disagreement: list[Tensor] = []
         if isinstance(network, VQSeg):
             encoded = network.encode(window)
-            nearest = encoded.nearest
-            maps = network.quantized_maps(encoded, nearest.indices)
+            maps = network.quantized_maps(encoded, encoded.nearest.indices)
             probability = network.decode(encoded.shallow, maps).float().softmax(1)
             by_voxel = _by_voxel(probability, weight)
             self._add_features(maps[-1], by_voxel)
             self._add_codes(network, encoded, by_voxel)
             if self._draws:
-                drawn = (network.qpm(nearest.indices, nearest.codebook, self._generator) for _ in range(self._draws))
-                perturbed = (network.quantized_maps(encoded, indices) for indices in drawn)
-                answers = (network.decode(encoded.shallow, maps).float().softmax(1) for maps in perturbed)
-                disagreement = [mutual_information(answers)[:, None]]
+                perturbed = (
+                    perturbed_logits(network, encoded, self._perturbation, self._generator) for _ in range(self._draws)
+                )
+                disagreement = [mutual_information(logits.float().softmax(1) for logits in perturbed)[:, None]]
         else:
             output = network(window)
             probability = output.logits.float().softmax(1)

@@ -58,17 +58,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to choose; what it `needs` of the pool with some settings, and the `codebook` by which the tokens are
-    counted for it."""
+    """A way to choose; what it `needs` of the pool with some settings, the `codebook` by which the tokens are counted
+    for it, and the `kind` of perturbation that draws for it, in the place of that of the training."""
 
     name: str
     make: Callable[[Active, Knowledge], Strategy]
     needs: Callable[[Active], frozenset[str]]
     codebook: str = "trained"
+    kind: str | None = None
 
     def look(self, settings: Active) -> Look:
         """The look at the pool that the arm needs."""
-        return Look(self.codebook, settings.draws if "disagreement" in self.needs(settings) else 0)
+        return Look(self.codebook, settings.draws if _DRAWN in self.needs(settings) else 0, self.kind)
 
     def choose(self, pool: Pool, settings: Active, knowledge: Knowledge, seed: int) -> Choice:
         """The studies that are labelled next, in the order in which they are picked."""
@@ -103,6 +104,7 @@ _ALONE: dict[str, Callable[[Active, Knowledge], Strategy]] = {
 _NEEDS = {ORACLE: frozenset({"dice"}), LargestForeground.name: LargestForeground.needs}
 _CHANGED: dict[str, Callable[[Strategy], Strategy]] = {"shuffled": Shuffled, "reversed": Reversed}
 _COUNTED = ("untrained", "k_means")
+_DRAWN, _DROPOUT = "disagreement", "dropout"
 
 
 def arm_names(default: str | None) -> list[str]:
@@ -129,12 +131,14 @@ def make_arm(name: str) -> Arm:
     control, _, strategy = name.rpartition(":")
     if name in _ALONE:
         return Arm(name, _ALONE[name], lambda settings: _NEEDS.get(name, frozenset()))
-    sensible = strategy in STRATEGIES and control in ("", *_CHANGED, *_COUNTED)
+    sensible = strategy in STRATEGIES and control in ("", *_CHANGED, *_COUNTED, _DROPOUT)
+    # Nothing changes for a strategy that counts no codes, or draws nothing.
     if sensible and control in _COUNTED:
-        # Nothing changes for a strategy that counts no codes.
         sensible = _counts_codes(strategy)
+    elif sensible and control == _DROPOUT:
+        sensible = _DRAWN in STRATEGIES[strategy].needs
     if not sensible:
-        controls = ", ".join(f"{control}:STRATEGY" for control in (*_CHANGED, *_COUNTED))
+        controls = ", ".join(f"{control}:STRATEGY" for control in (*_CHANGED, *_COUNTED, _DROPOUT))
         raise ConfigError(f"unknown arm {name!r}; known: {', '.join([*STRATEGIES, *_ALONE])}, {controls}")
 
     def needs(settings: Active) -> frozenset[str]:
@@ -142,4 +146,5 @@ def make_arm(name: str) -> Arm:
 
     if control in _CHANGED:
         return Arm(name, lambda settings, known: _CHANGED[control](make_strategy(strategy, settings)), needs)
-    return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, control or "trained")
+    codebook, kind = (control if control in known else None for known in (_COUNTED, (_DROPOUT,)))
+    return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, codebook or "trained", kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -41,10 +42,12 @@ _ROUNDING = 1
 
 @dataclass(frozen=True)
 class Look:
-    """How the pool is looked at: by which of `CODEBOOKS` its tokens are counted, and with how many QPM `draws`."""
+    """How the pool is looked at: by which of `CODEBOOKS` its tokens are counted, with how many `draws` of a
+    perturbation, and of which `kind` this is (`perturbation.kind`); none: what the network was trained with."""
 
     codebook: str = "trained"
     draws: int = 0
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,10 @@ class Learner:
         signals, quality = {}, {}
         if look:
             codebook = CODEBOOKS[look.codebook](network, config, [case.without_label for case in self.pool.values()])
+            if look.kind:
+                perturbation = config.perturbation.model_copy(update={"kind": look.kind})
+                looked_by = config.model_copy(update={"perturbation": perturbation})
+                predictor = Predictor(network, looked_by, self.device, segments=bool(ids))
             for case in self.pool.values():
                 draw = torch_generator(seed, "signals", case.id)
                 if not ids:
@@ -140,8 +147,9 @@ class Learner:
                 signals[case.id] = prediction.signals
                 quality[case.id] = mean_dice(dice_by_structure(prediction.mask, case.mask, predictor.labels))
         seconds = {"train": trained - begin, "score": scored - trained, "look": time.perf_counter() - scored}
-        codes = predictor.replacement_codes if look and look.draws else None
-        return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds, codes)
+        codes = predictor.replacement_codes if look and look.draws else math.nan
+        known_codes = None if math.isnan(codes) else codes
+        return Round(ids, summarise(scores)["mean"] if ids else {}, signals, quality, seconds, known_codes)
 
     def _trained(self, ids: list[str], seed: int) -> tuple[VQSeg, Config]:
         """The teacher after the last step, and its settings."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from builders import TINY_2D, make_volume, state_of, tiny_config
+from torch import Tensor
 from torch.nn import functional
 
-from vqseg.active.uncertainty import mean_by_structure, predictive_entropy, share_of_classes
+from vqseg.active.uncertainty import mean_by_structure, mutual_information, predictive_entropy, share_of_classes
 from vqseg.data.preparation import prepare_volume
 from vqseg.data.reading import Volume
 from vqseg.inference.predictor import Predictor
 from vqseg.inference.signals import StudySignals
 from vqseg.networks.build import build_network
+from vqseg.networks.dropout import drop_channels
 from vqseg.networks.vqseg import VQSeg
 
 CPU = torch.device("cpu")
@@ -99,6 +102,31 @@ def test_draws_disagree_and_only_where_codes_are_replaced(overrides: dict[str, A
     assert_equal(dataclasses.replace(with_draws, disagreement=without.disagreement), without)
     predictor.network.qpm.rate = 0.0
     np.testing.assert_allclose(predictor.signals(study(), draws=3).disagreement, 0, atol=1e-6)
+
+
+@quantized
+def test_draws_of_a_network_that_is_perturbed_by_dropout_drop_channels(overrides: dict[str, Any]) -> None:
+    """Each draw is an answer of the network as the training perturbs it."""
+    dropout = overrides | {"perturbation.kind": "dropout", "views.flip_axes": [], "data.spacing": [2, 2, 2]}
+    predictor, volume = predictor_of(dropout), study((8, 8, 8))
+    found = predictor.signals(volume, draws=3)
+    assert np.isnan(predictor.replacement_codes)
+    image = torch.from_numpy(prepare_volume(volume, predictor.config.data))[None]
+    batch = image.movedim(3, 0) if predictor.network.dims == 2 else image[None]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.ones(len(batch), dtype=torch.bool)
+
+    def drop(maps: Sequence[Tensor]) -> list[Tensor]:
+        return drop_channels(maps, rows, predictor.config.perturbation.dropout_rate, generator)
+
+    with torch.inference_mode():
+        probability = predictor.network(batch).logits.softmax(1)
+        answers = [predictor.network(batch, drop=drop).logits.softmax(1) for _ in range(3)]
+    expected = mean_by_structure(mutual_information(answers), probability)
+    np.testing.assert_allclose(found.disagreement, expected, rtol=1e-4)
+    assert (found.disagreement > 1e-4).all()
+    never = predictor_of(dropout | {"perturbation.dropout_rate": 0})
+    np.testing.assert_allclose(never.signals(volume, draws=3).disagreement, 0, atol=1e-6)
 
 
 @quantized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,8 @@ def test_the_pool_is_looked_at_with_draws_for_whoever_needs_them() -> None:
     assert make_arm("stochastic_batches").look(settings).draws == 0
     assert make_arm("stochastic_batches").look(Active(draws=5, batches_of="perturbation")).draws == 5
     assert make_arm(ORACLE).look(settings).draws == 0
+    by_dropout = make_arm("dropout:perturbation").look(settings)
+    assert by_dropout == replace(make_arm("perturbation").look(settings), kind="dropout")
 
 
 def test_all_strategies_and_controls_are_arms() -> None:
@@ -81,8 +84,8 @@ def test_all_strategies_and_controls_are_arms() -> None:
 
 
 UNKNOWN = ["", "nothing", "shuffled", "shuffled:nothing", "oracle:uniform", ":uniform:"]
-# These count no codes, so nothing would change.
-MEANINGLESS = ["untrained:coreset", "k_means:perturbation"]
+# These count no codes, or draw nothing, so nothing would change.
+MEANINGLESS = ["untrained:coreset", "k_means:perturbation", "dropout:codebook_entropy"]
 
 
 @pytest.mark.parametrize("name", UNKNOWN + MEANINGLESS)

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,19 @@ def test_another_codebook_changes_the_counts_and_nothing_else(studies: list[Stud
         np.testing.assert_array_equal(other.entropy, own.entropy)
         assert looks[name].scores == looks["trained"].scores
     assert (looks["k_means"].signals["s03"].usage > 0).sum() > 1
+
+
+def test_draws_by_dropout_change_the_disagreement_and_nothing_else(studies: list[Study], tmp_path: Path) -> None:
+    learner = simulation(studies, tmp_path).learner()
+    looks = [Look(draws=2, kind=kind) for kind in (None, "qpm", "dropout")]
+    own, by_qpm, other = (learner.round(["s01", "s02"], 0, look) for look in looks)
+    for study, signals in own.signals.items():
+        np.testing.assert_array_equal(by_qpm.signals[study].disagreement, signals.disagreement)
+        dropped = other.signals[study]
+        assert (dropped.disagreement != signals.disagreement).any()
+        for name in {field.name for field in fields(signals)} - {"disagreement"}:
+            np.testing.assert_array_equal(getattr(dropped, name), getattr(signals, name))
+    assert (other.scores, other.dice, other.replacement_codes) == (own.scores, own.dice, None)
 
 
 def test_cases_know_what_they_cost(studies: list[Study], tmp_path: Path) -> None:
