@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from vqseg.active.diversity import distance_to_nearest, typicality
 from vqseg.active.pool import Pool
@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 _LANDMARKS = 1000
 # A cluster of so many studies or fewer is taken for outliers, as in the code of TypiClust's authors.
 _FEW = 5
+# More clusters than that are learnt by batches, as in that code: for 10 000 studies in a third of the time.
+_MANY_CLUSTERS = 50
 _NEEDS = frozenset({"features", "labelled_features"})
 
 
@@ -145,7 +147,8 @@ class _TypicalScorer(Scorer):
         known = len(self._labelled)
         # One cluster more than there are labels, so that at least one has none.
         count = min(known + 1, self._most_clusters, len(np.unique(every, axis=0)))
-        cluster = KMeans(count, n_init=1, random_state=self._seed).fit_predict(every)
+        means = MiniBatchKMeans if count > _MANY_CLUSTERS else KMeans
+        cluster = means(count, n_init=1, random_state=self._seed).fit_predict(every)
         labelled, size = (np.bincount(part, minlength=count) for part in (cluster[:known], cluster[known:]))
         place = np.empty(count)
         # Those without an open study come last, so that the places of all others are their places among these.

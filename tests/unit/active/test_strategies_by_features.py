@@ -61,6 +61,20 @@ def test_typical_tells_the_group_and_what_its_score_is_made_of() -> None:
         assert one.score == pytest.approx(sum(part.value for part in one.parts))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_typical_finds_the_groups_without_labels_among_many(seed: int) -> None:
+    """Of sixty groups with ten open studies each every other one holds two labelled ones."""
+    draw = np.random.default_rng(seed)
+    centres = draw.normal(0, 100, (60, 3))
+    near = {f"{group:02}_{n}": centre + draw.normal(size=3) for group, centre in enumerate(centres) for n in range(10)}
+    labelled = [signals(features=centre + draw.normal(size=3)) for centre in centres[::2] for _ in range(2)]
+    pool = Pool.of({study: signals(features=at) for study, at in near.items()}, labelled, structures=STRUCTURES)
+    ranking = rank("typical", pool, seed=seed, picks=10)
+    assert len(ranking) == len(near)
+    assert all(int(one.id[:2]) % 2 for one in ranking[:10])
+    assert len({one.id[:2] for one in ranking[:10]}) == 10
+
+
 def closeness(features: NDArray, labelled: list[NDArray]) -> float:
     """G of MaxHerding as its paper has it, with the bandwidth of the strategy."""
     distances = np.linalg.norm(features[:, None] - features, axis=-1)
