@@ -108,7 +108,8 @@ _DRAWN, _DROPOUT = "disagreement", "dropout"
 
 
 def arm_names(default: str | None) -> list[str]:
-    """All strategies, and all controls, those of a strategy for the `default` one; without one none of these."""
+    """All strategies, and the controls, those of a strategy for the `default` one; without one none of these. Draws by
+    dropout are made on request alone."""
     return [*STRATEGIES, *_ALONE, *(_controls_of(default) if default else ())]
 
 
@@ -146,5 +147,6 @@ def make_arm(name: str) -> Arm:
 
     if control in _CHANGED:
         return Arm(name, lambda settings, known: _CHANGED[control](make_strategy(strategy, settings)), needs)
-    codebook, kind = (control if control in known else None for known in (_COUNTED, (_DROPOUT,)))
-    return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, codebook or "trained", kind)
+    codebook = control if control in _COUNTED else "trained"
+    kind = control if control == _DROPOUT else None
+    return Arm(name, lambda settings, known: make_strategy(strategy, settings), needs, codebook, kind)

@@ -25,7 +25,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 _RESAMPLES = 10_000
 _ALPHA = 0.05
-# Of a curve, from one that falls steeply to one that is at its end at once.
+# Gamma of FG-Eff: from a curve that falls steeply to one that is at its end at once.
 _RATES = np.concatenate([-np.geomspace(100, 0.01, 200), np.geomspace(0.01, 1000, 500)])
 
 
@@ -40,9 +40,9 @@ def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full
 
     `shares` x of the pool's foreground voxels that are annotated, `values` y of the score, `full` the score with all
     masks (nnActive, arXiv 2511.19183). The larger, the fewer voxels have to be painted for the same score. Values above
-    `full` count like others: a curve that reaches it early must not come out worse than one that never does; one that
-    has done so with its first step has the largest gamma there is here, 1000. None where it cannot be told, for all
-    masks are no better than the few at the start, or no foreground was annotated since.
+    `full` count like others: a curve that reaches it early must not come out worse than one that never does. Gamma is
+    looked for from -100 to 1000, which has a curve that is there with its first step, and stays. None where it cannot
+    be told: all masks are no better than the few at the start, or no foreground was annotated since.
     """
     x, y = (np.asarray(part, np.float64) for part in (shares, values))
     gap, beyond = full - y[0], x - x[0]
@@ -53,15 +53,16 @@ def foreground_efficiency(shares: Sequence[float], values: Sequence[float], full
         return y - full + gap * np.exp(-gamma * beyond)
 
     def gain(gamma: float) -> float:
-        """In the direction of what the squared errors lose when gamma grows."""
+        """Minus the slope of the squared errors over gamma, but for a positive factor."""
         return float(errors(gamma) @ (beyond * np.exp(-gamma * beyond)))
 
     # There may be several minima, and a search that stops when little is gained stops elsewhere on every machine.
     squares = [float(np.square(errors(gamma)).sum()) for gamma in _RATES]
     best = int(np.argmin(squares))
     low, high = _RATES[max(best - 1, 0)], _RATES[min(best + 1, len(_RATES) - 1)]
-    if gain(low) <= 0:
-        return float(_RATES[0])
+    if best == 0 and gain(low) <= 0:
+        return float(low)
+    # Also where so little of a curve is left at this rate that the squares no longer tell it from the next one.
     return float(_RATES[-1]) if gain(high) >= 0 else float(brentq(gain, low, high))
 
 
