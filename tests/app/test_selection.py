@@ -214,6 +214,25 @@ def test_what_the_list_shows_first_is_offered_and_asked_again_has_the_same_reaso
         place.label(shown["id"], noise(0) > 1)
 
 
+def test_strategies_do_not_draw_alike(place: Any) -> None:
+    """Of studies that look the same each has an order of its own, and not that of another one backwards."""
+    place.add(**{f"s{number}": noise(0) for number in range(12)})
+    place.publish()
+    place.score()
+    drawn = ("uniform", "foreground_random", "power_entropy")
+    orders = [[study["id"] for study in place.page(name)["studies"]] for name in drawn]
+    assert len({min(order, order[::-1]) for order in map(tuple, orders)}) == len(drawn)
+
+
+def test_what_is_known_to_be_unreadable_is_named_and_not_listed_by_chance_either(five: Any) -> None:
+    five.damage("b")
+    five.score()
+    page = five.page("uniform")
+    assert ({study["id"] for study in page["studies"]}, page["total"]) == ({"a", "c"}, 2)
+    assert [study["rank"] for study in page["studies"]] == [1, 2]
+    assert list(page["left_out"]) == ["b"]
+
+
 def test_chance_draws_anew_after_every_label(place: Any) -> None:
     """The place by id of what comes first is not the same again and again."""
     place.add(**{f"s{number}": noise(0) for number in range(10)})

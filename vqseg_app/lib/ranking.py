@@ -37,24 +37,27 @@ def ranking_page(
     """One page of a ranking, with what is known of the `scoring` that runs or ran."""
     unusable = scoring.get("unusable_labels" if name in REVIEWS else "left_out", {})
     selection = selector.select(name, datastore, unusable=unusable)
-    left_out = {study: unusable[study] for study in selection.missing if study in unusable} | selection.left_out
+    # By chance nobody looks at the images, so those that are known to be unusable are in the ranking, too.
+    seen_by_nobody = {*selection.missing, *selection.ranking.ids} - selection.scored
+    left_out = {study: unusable[study] for study in unusable if study in seen_by_nobody} | selection.left_out
+    places = [place for place, study in enumerate(selection.ranking.ids) if study not in left_out]
     first = (page - 1) * per_page
     return {
         "strategy": name,
         "strategy_used": selection.strategy,
         "model_version": selection.model_version,
-        "total": len(selection.ranking),
+        "total": len(places),
         "page": page,
         "per_page": per_page,
-        "pages": -(-len(selection.ranking) // per_page),
+        "pages": -(-len(places) // per_page),
         "scored": len(selection.scored),
         "missing": len(set(selection.missing) - set(left_out)),
         "left_out": left_out,
         "note": selection.note,
         "scoring": {key: value for key, value in scoring.items() if key not in _NAMED_ABOVE},
         "studies": [
-            {**entry.as_values(rank), "viewer": viewer_address(datastore, entry.id)}
-            for rank, entry in enumerate(selection.ranking[first : first + per_page], start=first + 1)
+            {**(entry := selection.ranking[place]).as_values(rank), "viewer": viewer_address(datastore, entry.id)}
+            for rank, place in enumerate(places[first : first + per_page], start=first + 1)
         ],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
 from vqseg.active.at_random import Uniform
@@ -14,10 +15,11 @@ from vqseg.active.strategies import REVIEWS, STRATEGIES, make_strategy
 from vqseg.active.strategy import Ranking
 from vqseg.config import Active
 from vqseg.randomness import numpy_generator
+from vqseg.store import ModelVersion
 
 from .cold_start import ColdStart
 from .gathering import Gathered, gather, in_fair_order
-from .live_model import LiveModel
+from .live_model import LiveModel, identity_of
 from .memory_guard import MemoryGuard
 from .score_cache import ScoreCache
 from .sources import DiceOfLabels, SignalsOfImages
@@ -62,8 +64,7 @@ class Selector:
         """Rank the studies that are not `held` by others; these count as labelled.
 
         The model works for `seconds` at most on what it has not seen yet. Labelled studies that are known to be
-        `unusable` are not waited for. The same question has the same answer, also by a strategy that draws: what is
-        drawn follows from the studies and the version. So the list that is shown is the one that is offered from.
+        `unusable` are not waited for. The same question has the same answer, also by a strategy that draws.
         """
         if name in REVIEWS:
             return self._review(name, sorted(set(datastore.get_labeled_images()) - held), datastore, seconds)
@@ -73,11 +74,10 @@ class Selector:
         asked, name = name, self._cold_start.strategy(name, model)
         version, strategy = model.version(), make_strategy(name, self._settings)
         needs = strategy.needs
-        generator = numpy_generator("ranking", version.name if version else "", *candidates)
 
         def by_chance(why: str) -> Selection:
             note = f"{why}: chosen by {UNIFORM} instead of {asked}" if why else ""
-            ranking = make_strategy(UNIFORM).rank(Pool(candidates), generator)
+            ranking = make_strategy(UNIFORM).rank(Pool(candidates), _draws_of(UNIFORM, version, candidates))
             missing = candidates if why and self._cold_start.is_missing() else ()
             name_of_version = version.name if version else None
             return Selection(UNIFORM, ranking, candidates, name_of_version, missing=missing, note=note)
@@ -109,7 +109,8 @@ class Selector:
             needs=needs,
             replacement_codes=model.predictor().replacement_codes if "disagreement" in needs else float("nan"),
         )
-        selection = _selection(name, strategy.rank(pool, generator), candidates, seen)
+        ranking = strategy.rank(pool, _draws_of(name, gathered.version, candidates))
+        selection = _selection(name, ranking, candidates, seen)
         if version.segments:
             return selection
         before = f"before the first training studies are compared by a codebook learnt from images alone: {name}"
@@ -118,7 +119,7 @@ class Selector:
         return replace(selection, note="; ".join(filter(None, [before, selection.note])))
 
     def _review(self, name: str, labelled: list[str], datastore: Datastore, seconds: float) -> Selection:
-        strategy, generator = make_strategy(name, self._settings), numpy_generator("review", *labelled)
+        strategy, generator = make_strategy(name, self._settings), numpy_generator("review")
         if self._live.version() is None:
             note = "there is no trained model yet that labels could be compared with"
             return Selection(name, strategy.rank(Pool([]), generator), labelled, None, note=note)
@@ -126,6 +127,15 @@ class Selector:
         seen = gather(labelled, source, self._live, seconds)
         pool = review_pool(seen.found, tuple(seen.version.config.data.labels))
         return _selection(name, strategy.rank(pool, generator), labelled, seen)
+
+
+def _draws_of(strategy: str, version: ModelVersion | None, candidates: Sequence[str]) -> np.random.Generator:
+    """Follow from what is asked alone, so that who asks again is told the same and the list is that which is offered.
+
+    Not from the number of the request, nor from the place of a study among others: then what one label moves up would
+    come next, and two strategies would draw alike.
+    """
+    return numpy_generator("ranking", strategy, identity_of(version) if version else "", *candidates)
 
 
 def _selection(name: str, ranking: Ranking, candidates: Sequence[str], seen: Gathered) -> Selection:
@@ -146,5 +156,5 @@ def left_out_in_words(left_out: Mapping[str, str]) -> str:
 
 
 def draws_for(name: str, settings: Active) -> int:
-    """QPM draws that a strategy needs, 0 for none."""
+    """Draws of the perturbation that a strategy needs, 0 for none."""
     return settings.draws if name in STRATEGIES and "disagreement" in make_strategy(name, settings).needs else 0

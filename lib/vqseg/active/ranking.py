@@ -45,7 +45,7 @@ def rank_studies(
         raise ConfigError(f"strategy {strategy!r} looks at a codebook, and this model has none")
     looked_at = _look_at_labels if strategy in REVIEWS else _look_at_images if chosen.needs else _open_images
     seen = looked_at(predictor, studies, chosen, seed, progress)
-    ranking = chosen.rank(seen.pool, numpy_generator(seed, "ranking"), 1 if top is None else top)
+    ranking = chosen.rank(seen.pool, numpy_generator(seed, "ranking", strategy), 1 if top is None else top)
     return {
         "strategy": strategy,
         "model_version": predictor.version,
