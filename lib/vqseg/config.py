@@ -282,7 +282,7 @@ class Active(Section):
     )
     balanced_power: float = Field(4.0, gt=0, description="exponent of the noisy scores of `codebook_balanced`")
     most_clusters: int = Field(500, ge=1, description="bound on the clusters of `typical`")
-    draws: int = Field(8, ge=2, description="QPM draws of which the disagreement is that of `perturbation`")
+    draws: int = Field(8, ge=2, description="draws of `perturbation`: by QPM, or what the network was trained with")
     batch: int = Field(3, ge=1, description="studies of a batch of `stochastic_batches`, unless more are asked for")
     batches: int = Field(100, ge=1, description="random batches among which `stochastic_batches` chooses")
     batches_of: str = Field("predictive_entropy", description="strategy by whose scores `stochastic_batches` chooses")

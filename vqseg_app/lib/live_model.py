@@ -114,7 +114,7 @@ class LiveModel:
     def signals(
         self, volume: Volume, draws: int, generator: torch.Generator, *, go_on: Callable[[], None] = lambda: None
     ) -> tuple[StudySignals, str]:
-        """Signals of a volume with so many QPM draws, and the identity of the model that made them."""
+        """Signals of a volume with so many draws of the perturbation, and the identity of the model that made them."""
         with self._working:
             identity, predictor = self._current()
             return predictor.signals(volume, draws, generator, go_on=go_on), identity

@@ -22,8 +22,9 @@ def predictive_entropy(probability: Tensor) -> Tensor:
 def mutual_information(draws: Iterable[Tensor]) -> Tensor:
     """I = H(mean_m p_m) - mean_m H(p_m) in nats (B, *spatial), of M `draws` (B, C, *spatial).
 
-    How far M answers of a perturbed model disagree (BALD: Houlsby et al., arXiv 1112.5745; perturbed by QPM instead of
-    dropout); 0 when all are the same. The draws are seen one by one, so that memory does not grow with their number.
+    How far M answers of a perturbed model disagree (BALD: Houlsby et al., arXiv 1112.5745; perturbed by QPM, or by
+    dropout where that is what the model was trained with); 0 when all are the same. The draws are seen one by one, so
+    that memory does not grow with their number.
     """
     count, total, entropy = 0, torch.zeros(()), torch.zeros(())
     for probability in draws:

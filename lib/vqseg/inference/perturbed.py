@@ -14,7 +14,7 @@ __all__ = ["perturbed_logits"]
 
 def perturbed_logits(network: VQSeg, encoded: Encoded, settings: Perturbation, generator: torch.Generator) -> Tensor:
     """Logits (B, L + 1, *spatial) by one draw of what the settings perturb features with: QPM, or dropout of whole
-    channels, which makes them a sample of a posterior (Monte Carlo dropout: Gal and Ghahramani, arXiv 1506.02142)."""
+    channels (of a network that was trained with it a sample of a posterior: Gal and Ghahramani, arXiv 1506.02142)."""
     nearest = encoded.nearest
     if settings.kind == "dropout":
         maps = [*encoded.shallow, *network.quantized_maps(encoded, nearest.indices)]
