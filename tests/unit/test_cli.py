@@ -284,6 +284,15 @@ def test_the_first_of_a_ranking_and_what_cannot_be_read(
     assert {len(study["parts"]) for study in ranking["studies"]} <= parts
 
 
+@pytest.mark.parametrize("strategy", ["codebook_rarity", "typical", "uniform"])
+def test_where_all_are_labelled_nothing_is_left_to_rank(strategy: str, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ranking.json"
+    result = rank(trained, trained / "images", out, "--labelled", trained / "images", strategy=strategy)
+    assert result.exit_code == 0, result.output
+    ranking = json.loads(out.read_text(encoding="utf-8"))
+    assert (ranking["studies"], ranking["scored"], ranking["labelled"]) == ([], 0, 6)
+
+
 def test_a_wrong_strategy_is_refused_before_any_work_with_those_there_are(trained: Path, tmp_path: Path) -> None:
     result = rank(trained, trained / "images", tmp_path / "ranking.json", strategy="best")
     assert result.exit_code == 2
@@ -310,7 +319,7 @@ def test_masks_never_replace_the_images(trained: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "predict", "rank", "evaluate"])
 def test_empty_folders_fail_in_words(command: str, trained: Path, tmp_path: Path) -> None:
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
@@ -319,6 +328,7 @@ def test_empty_folders_fail_in_words(command: str, trained: Path, tmp_path: Path
         "predict": lambda: run(
             "predict", "--model", trained / "run", "--images", tmp_path / "images", "--out", tmp_path / "o"
         ),
+        "rank": lambda: rank(trained, tmp_path / "images", tmp_path / "o.json"),
         "evaluate": lambda: run(
             "evaluate",
             "--predictions",

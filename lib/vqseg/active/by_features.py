@@ -106,6 +106,9 @@ def _gaussian(distances: Floats, bandwidth: float) -> Floats:
 class Typical(Strategy):
     """The most typical study of the largest cluster without a labelled one (TypiClust: Hacohen et al., 2202.02794).
 
+        score(s) = 1 - 1 / (1 + t(s)) - place of its cluster,   t that of `vqseg.active.diversity.typicality`
+
+    Places count from 0: clusters with the fewest labels first, of these the largest.
     The paper clusters once a batch, into as many clusters as there will be labels; here the studies are clustered anew
     for every pick, so that a ranking has no batches. Clusters of 5 studies or fewer come last.
     """
