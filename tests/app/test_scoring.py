@@ -125,6 +125,23 @@ def test_a_scoring_ends_when_its_server_is_gone(five: Any, monkeypatch: pytest.M
     assert len(list((five.run / "scoring" / "models").glob("*/*.npz"))) == 1
 
 
+def test_a_scoring_ends_in_the_middle_of_a_study_when_its_server_is_gone(
+    five: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, made = five.module("process"), five.live.signals
+    monkeypatch.setattr(process, "is_child", lambda: True)
+    monkeypatch.setattr(five.module("scoring"), "give_way", lambda niceness: None)
+
+    def orphaned(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(process, "_PARENT", -1)
+        return made(*arguments, **options)
+
+    five.live.signals = orphaned
+    with pytest.raises(SystemExit, match="server is gone"):
+        five.score()
+    assert not list((five.run / "scoring").glob("models/*/*.npz"))
+
+
 def test_a_scoring_that_fails_says_so(five: Any) -> None:
     weights = next((five.run / "models" / "0001").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

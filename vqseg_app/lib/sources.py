@@ -22,6 +22,7 @@ from .labels import FINAL
 from .live_model import LiveModel
 from .memory_guard import MemoryGuard
 from .pacs_datastore import PACSStudies
+from .process import stop_without_server
 from .score_cache import ScoreCache
 from .work_queue import stop_if_abandoned
 
@@ -87,7 +88,7 @@ class SignalsOfImages(Source[SparseSignals]):
         if (fetched := self.cache.signals(model, content, self._draws)) is not None:
             return fetched, model
         generator = torch_generator(0, "signals", study)
-        signals, model = self.live.signals(self.volume(image), self._draws, generator, go_on=stop_if_abandoned)
+        signals, model = self.live.signals(self.volume(image), self._draws, generator, go_on=stop_without_asker)
         self.need_unchanged(image, content)
         return self.cache.keep_signals(model, content, signals, self._draws), model
 
@@ -105,7 +106,7 @@ class DiceOfLabels(Source[np.ndarray]):
         label, volume = self._label(study), self.volume(image)
         # Before the model works: a label that cannot be used is found at once.
         mask = read_mask(label, volume.grid, self.live.predictor().labels)
-        prediction, predictor, model = self.live.predict(volume, go_on=stop_if_abandoned)
+        prediction, predictor, model = self.live.predict(volume, go_on=stop_without_asker)
         self.need_unchanged(image, content)
         if self._label_content(study) != label_content:
             raise ImageError(image, "its label changed while it was looked at")
@@ -121,6 +122,12 @@ class DiceOfLabels(Source[np.ndarray]):
         if isinstance(self.datastore, PACSStudies):
             return hashlib.sha256(self.datastore.label_state(study).encode()).hexdigest()
         return self.cache.checksums.of(self._label(study))
+
+
+def stop_without_asker() -> None:
+    """End the work on a study as soon as nobody waits for it: a large one may take minutes."""
+    stop_if_abandoned()
+    stop_without_server()
 
 
 def image_file(datastore: Datastore, study: str, cache: ScoreCache) -> Path:
