@@ -150,8 +150,11 @@ class _TypicalScorer(Scorer):
         known = len(self._labelled)
         # One cluster more than there are labels, so that at least one has none.
         count = min(known + 1, self._most_clusters, len(np.unique(every, axis=0)))
-        means = MiniBatchKMeans if count > _MANY_CLUSTERS else KMeans
-        cluster = means(count, n_init=1, random_state=self._seed).fit_predict(every)
+        if count > _MANY_CLUSTERS:
+            means = MiniBatchKMeans(count, n_init=1, random_state=self._seed, init_size=3 * count)
+        else:
+            means = KMeans(count, n_init=1, random_state=self._seed)
+        cluster = means.fit_predict(every)
         labelled, size = (np.bincount(part, minlength=count) for part in (cluster[:known], cluster[known:]))
         place = np.empty(count)
         # Those without an open study come last, so that the places of all others are their places among these.

@@ -13,6 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 __all__ = ["distance_to_nearest", "typicality"]
 
 Floats = NDArray[np.float64]
+# For so many or fewer a search is longer in the making than what it saves, and there may be hundreds of clusters.
+_FEW = 200
 
 
 def distance_to_nearest(features: Floats, chosen: Floats) -> Floats:
@@ -34,6 +36,11 @@ def typicality(features: Floats, neighbours: int = 20) -> Floats:
     near = min(neighbours, len(features) // 2)
     if near < 1:
         return np.full(len(features), np.inf)
-    distances, _ = NearestNeighbors(n_neighbors=near).fit(features).kneighbors()
+    if len(features) > _FEW:
+        distances, _ = NearestNeighbors(n_neighbors=near).fit(features).kneighbors()
+    else:
+        to_others = cdist(features, features)
+        np.fill_diagonal(to_others, np.inf)
+        distances = np.partition(to_others, near - 1)[:, :near]
     with np.errstate(divide="ignore"):
         return 1 / distances.mean(1)
