@@ -130,10 +130,10 @@ class Selector:
 
 
 def _draws_of(strategy: str, version: ModelVersion | None, candidates: Sequence[str]) -> np.random.Generator:
-    """Follow from what is asked alone, so that who asks again is told the same and the list is that which is offered.
+    """Draws that follow from what is asked alone: who asks again is told the same, and the list shows what is offered.
 
-    Not from the number of the request, nor from the place of a study among others: then what one label moves up would
-    come next, and two strategies would draw alike.
+    The ids are in the key, for by one stream for all pools the study that moves up to the place of a labelled one would
+    come next; the strategy is, for by one stream two of them would draw alike.
     """
     return numpy_generator("ranking", strategy, identity_of(version) if version else "", *candidates)
 
