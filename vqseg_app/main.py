@@ -34,7 +34,7 @@ from lib.options import read_options
 from lib.orphan import OrphanedTraining
 from lib.pacs import PACS, PACSError
 from lib.pacs_datastore import PACSStudies
-from lib.process import is_child, show_errors_in_words, stop_in_words
+from lib.process import is_child, show_errors_in_words, stop_in_words, tell_children
 from lib.proposals import Proposals
 from lib.ranking import ranking_page
 from lib.request_rules import image_is_file
@@ -78,6 +78,7 @@ class VQSegApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         show_errors_in_words()
         set_switches()
+        tell_children()
         try:
             if not is_child():
                 own_folder()  # at once, not when the first file comes: it removes what killed processes left

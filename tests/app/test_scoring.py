@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from servers import APP
 from workplaces import noise
 
 from vqseg.active.strategies import STRATEGIES
@@ -237,3 +241,15 @@ def test_a_label_that_changes_while_the_model_works_is_not_taken_for_the_new_one
     five.score()
     assert "other" not in before
     assert "other" in {study["id"] for study in five.page("disagreement")["studies"]}
+
+
+def test_a_child_whose_server_ended_while_it_started_ends_as_well() -> None:
+    """It has another parent from the first, so only the server itself can have told whose child it was."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    code = "from lib import process; process.is_child = lambda: True; process.stop_without_server(); print('goes on')"
+    for server, goes_on in ((ended.pid, False), (os.getpid(), True)):
+        variables = {**os.environ, "VQSEG_SERVER_PID": str(server), "PYTHONPATH": str(APP)}
+        child = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+        assert (child.stdout.strip() == "goes on", child.returncode == 0) == (goes_on, goes_on)
+        assert ("the server is gone" in child.stderr) != goes_on

@@ -12,7 +12,9 @@ from vqseg.errors import VQSegError
 
 _SERVER = "monailabel.main"
 _CHILD = "monailabel.interfaces.utils.app"
-_PARENT = os.getppid()
+_OF_SERVER = "VQSEG_SERVER_PID"
+# Told by the server: one that ends while a child starts is nobody's parent by the time that this module is loaded.
+_PARENT = int(os.environ.get(_OF_SERVER, os.getppid()))
 
 
 def _program() -> str:
@@ -23,6 +25,12 @@ def _program() -> str:
 def is_child() -> bool:
     """Whether this is the child process of a training, a scoring or a batch inference."""
     return _program() == _CHILD
+
+
+def tell_children() -> None:
+    """Tell the children that this process will start, through the environment, whose children they are."""
+    if not is_child():
+        os.environ[_OF_SERVER] = str(os.getpid())
 
 
 def give_way(niceness: int) -> None:
