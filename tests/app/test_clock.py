@@ -87,6 +87,7 @@ def test_a_clock_that_is_set_back(place: Place, tmp_path: Path) -> None:
     after = server.wait(lambda stats: stats["step"] > before["step"] and stats["updated"] < before["updated"])
     assert (after["state"], after["pid"]) == ("running", before["pid"])
     assert after["elapsed_seconds"] > before["elapsed_seconds"]
+    assert after["updated"] < before["updated"], "the clock was not set back"
     assert server.post("/train/vqseg").status_code == 429
     second = submit(place, tmp_path, 2)
     assert second != first
